@@ -1,0 +1,400 @@
+"""The topology, described once: each block and network as small shaped values. No torch here.
+
+`blocks.py` and `network.py` assemble modules from these values; `cost.py` and `draw.py` fold over the same ones. A new
+block is one function here that gives a BlockPlan.
+
+    BlockPlan       y = after(branch(x) + shortcut(x)),  x first through preact
+    NetworkPlan     stem → stages → head
+
+All tensors are N C H W.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict, get_args
+
+from plusx.design import Design, Order, Shortcut, Stage, StrideOn
+from plusx.errors import DesignError, did_you_mean
+
+ConvOrder = Literal["conv norm act", "conv norm", "conv", "act conv norm", "norm act conv"]
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """A `kernel`×`kernel` convolution without bias, with its norm and activation in the `order` they run.
+
+    Padding keeps the size: dilation · (kernel - 1) / 2. Output: out_channels, ceil(H / stride), ceil(W / stride).
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    order: ConvOrder = "conv norm act"
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Batch normalisation (arXiv 1502.03167)."""
+
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """ReLU."""
+
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """3×3 max pooling of stride 2, padding 1."""
+
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class AvgPool:
+    """2×2 average pooling whose taps lie `dilation` apart; at the lower and right edge it averages what is there."""
+
+    channels: int
+    stride: int = 2
+    dilation: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """Shortcut A: take every `stride`-th pixel, and add zero channels at the end or (`centred`) half on either side."""
+
+    in_channels: int
+    out_channels: int
+    stride: int = 1
+    centred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Squeeze-excitation: x · sigmoid(W2 relu(W1 mean(x))), `squeeze` channels inside (arXiv 1709.01507 §3)."""
+
+    channels: int
+    squeeze: int
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool:
+    """The mean over height and width: N C H W → N C."""
+
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A fully connected layer with bias: N in_features → N out_features."""
+
+    in_features: int
+    out_features: int
+
+
+Layer = Conv | Norm | Act | MaxPool | AvgPool | Pad | Gate | GlobalPool | Linear
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """y = after(branch(x) + shortcut(x)), x first through `preact`.
+
+    `shortcut` is empty for the identity, and None in a plain block, which has no addition: y = after(branch(x)).
+    """
+
+    kind: str
+    preact: tuple[Layer, ...]
+    branch: tuple[Layer, ...]
+    shortcut: tuple[Layer, ...] | None
+    after: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """A stage's first block, and the one that the other `depth` - 1 repeat (None in a stage of one block)."""
+
+    first: BlockPlan
+    rest: BlockPlan | None
+    depth: int
+
+    def __iter__(self) -> Iterator[BlockPlan]:
+        yield self.first
+        for _ in range(self.depth - 1):
+            assert self.rest is not None
+            yield self.rest
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """Layers of the stem, blocks of the stages, layers of the head."""
+
+    stem: tuple[Layer, ...]
+    stages: tuple[StagePlan, ...]
+    head: tuple[Layer, ...]
+
+
+class BlockOptions(TypedDict, total=False):
+    """The keyword arguments of both blocks.
+
+    out_channels: channels of the output; those of the input unless given.
+    stride: of the block's subsampling convolution.
+    groups: of every 3×3 convolution.
+    dilation: of every 3×3 convolution.
+    first_dilation: of the subsampling 3×3, where it differs (see `Design.with_output_stride`).
+    order: the order of operations; see `plusx.design.Order`.
+    shortcut: what x passes; see `plusx.design.Shortcut`.
+    squeeze: inner channels of a squeeze-excitation gate at the branch's end; None: no gate.
+    skip: False leaves the addition out: the plain twin.
+    share_preact: a pre-activation order activates x before the two paths part. So it does wherever the shortcut has
+        weights, and in the first block of a network (arXiv 1603.05027, Appendix).
+    """
+
+    out_channels: int | None
+    stride: int
+    groups: int
+    dilation: int
+    first_dilation: int | None
+    order: Order
+    shortcut: Shortcut
+    squeeze: int | None
+    skip: bool
+    share_preact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """Where an order puts norms and activations. A projection shortcut ends as the branch does."""
+
+    inner: ConvOrder
+    last: ConvOrder
+    projection: ConvOrder
+    before: Literal["", "act", "norm act"] = ""
+    after: Literal["", "act", "norm act"] = ""
+
+
+_ORDERS: dict[Order, _Recipe] = {
+    "original": _Recipe("conv norm act", "conv norm", "conv norm", after="act"),
+    "bn_after_add": _Recipe("conv norm act", "conv", "conv", after="norm act"),
+    "relu_before_add": _Recipe("conv norm act", "conv norm act", "conv norm"),
+    "relu_preact": _Recipe("act conv norm", "act conv norm", "conv norm", before="act"),
+    "full_preact": _Recipe("norm act conv", "norm act conv", "conv", before="norm act"),
+}
+_WITHOUT_PREACT: dict[ConvOrder, ConvOrder] = {"act conv norm": "conv norm", "norm act conv": "conv"}
+
+
+def building(
+    channels: int,
+    *,
+    out_channels: int | None = None,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+    first_dilation: int | None = None,
+    order: Order = "original",
+    shortcut: Shortcut = "B",
+    squeeze: int | None = None,
+    skip: bool = True,
+    share_preact: bool = False,
+) -> BlockPlan:
+    """Two 3×3 convolutions (arXiv 1512.03385, Figure 5 left). Options: `BlockOptions`. Raises DesignError."""
+    recipe, width, first = _recipe(order), out_channels or channels, first_dilation or dilation
+    branch = (
+        Conv(channels, width, 3, stride, first, groups, recipe.inner),
+        Conv(width, width, 3, 1, dilation, groups, recipe.last),
+    )
+    ends = _shortcut(shortcut, channels, width, stride, first, dilation, recipe) if skip else None
+    return _block("building", recipe, branch, ends, squeeze, share_preact)
+
+
+def bottleneck(
+    in_channels: int,
+    mid_channels: int,
+    *,
+    stride_on: StrideOn = "3x3",
+    out_channels: int | None = None,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+    first_dilation: int | None = None,
+    order: Order = "original",
+    shortcut: Shortcut = "B",
+    squeeze: int | None = None,
+    skip: bool = True,
+    share_preact: bool = False,
+) -> BlockPlan:
+    """1×1 down to `mid_channels`, 3×3, 1×1 up (arXiv 1512.03385, Figure 5 right). Options: `BlockOptions`.
+
+    `stride_on` names the convolution that subsamples. The 3×3 has `first_dilation` where it carries the stride itself,
+    and `dilation` where the stride comes before it. Raises DesignError.
+    """
+    recipe, width, first = _recipe(order), out_channels or in_channels, first_dilation or dilation
+    on_3x3 = _one_of("stride_on", stride_on, ("1x1", "3x3")) == "3x3"
+    branch = (
+        Conv(in_channels, mid_channels, 1, 1 if on_3x3 else stride, order=recipe.inner),
+        Conv(
+            mid_channels,
+            mid_channels,
+            3,
+            stride if on_3x3 else 1,
+            first if on_3x3 else dilation,
+            groups,
+            recipe.inner,
+        ),
+        Conv(mid_channels, width, 1, order=recipe.last),
+    )
+    ends = _shortcut(shortcut, in_channels, width, stride, first, dilation, recipe) if skip else None
+    return _block("bottleneck", recipe, branch, ends, squeeze, share_preact)
+
+
+_BLOCKS: dict[str, Callable[..., BlockPlan]] = {"building": building, "bottleneck": bottleneck}
+
+
+def network(design: Design) -> NetworkPlan:
+    """The layers of a whole Design, as `plusx.build` assembles them."""
+    stages = []
+    for stage, first, rest in stage_arguments(design):
+        plan = _BLOCKS[stage.block.kind]
+        stages.append(StagePlan(plan(**first), plan(**rest) if stage.depth > 1 else None, stage.depth))
+    return NetworkPlan(_stem(design), tuple(stages), _head(design))
+
+
+def stage_arguments(design: Design) -> Iterator[tuple[Stage, dict[str, Any], dict[str, Any]]]:
+    """For each stage, the arguments of its first block and those of every later one."""
+    in_channels, dilation, at_start = design.stem.width, 1, True
+    for stage in design.stages:
+        shared = _shared_arguments(stage)
+        first = {"stride": stage.stride, "first_dilation": dilation, "share_preact": at_start}
+        yield (
+            stage,
+            {**_channel_arguments(stage, in_channels), **shared, **first},
+            {**_channel_arguments(stage, stage.width), **shared},
+        )
+        in_channels, dilation, at_start = stage.width, stage.dilation, False
+
+
+def _channel_arguments(stage: Stage, in_channels: int) -> dict[str, Any]:
+    if stage.block.kind == "building":
+        return {"channels": in_channels}
+    return {"in_channels": in_channels, "mid_channels": stage.mid, "stride_on": stage.block.stride_on}
+
+
+def _shared_arguments(stage: Stage) -> dict[str, Any]:
+    block = stage.block
+    return {
+        "out_channels": stage.width,
+        "groups": block.groups,
+        "dilation": stage.dilation,
+        "order": block.order,
+        "shortcut": block.shortcut,
+        "squeeze": stage.squeeze,
+        "skip": block.skip,
+    }
+
+
+def _stem(design: Design) -> tuple[Layer, ...]:
+    """The stem's last convolution leaves to the first block what that begins with (arXiv 1603.05027, Appendix)."""
+    stem = design.stem
+    before = _ORDERS[design.stages[0].block.order].before
+    last: ConvOrder = {"": "conv norm act", "act": "conv norm", "norm act": "conv"}[before]  # type: ignore[assignment]
+    match stem.kind:
+        case "imagenet":
+            return Conv(stem.in_channels, stem.width, 7, 2, order=last), MaxPool(stem.width)
+        case "deep":
+            first, second = stem.mid
+            return (
+                Conv(stem.in_channels, first, 3, 2),
+                Conv(first, second, 3),
+                Conv(second, stem.width, 3, order=last),
+                MaxPool(stem.width),
+            )
+        case "small":
+            return (Conv(stem.in_channels, stem.width, 3, order=last),)
+
+
+def _head(design: Design) -> tuple[Layer, ...]:
+    """Pooling and classifier, after the norm and activation that pre-activation blocks leave undone."""
+    last = design.stages[-1]
+    pool: tuple[Layer, ...] = (*_loose(_ORDERS[last.block.order].before, last.width), GlobalPool(last.width))
+    return (*pool, Linear(last.width, design.head.classes)) if design.head.classes else pool
+
+
+def _block(
+    kind: str,
+    recipe: _Recipe,
+    branch: tuple[Conv, ...],
+    shortcut: tuple[Layer, ...] | None,
+    squeeze: int | None,
+    share_preact: bool,
+) -> BlockPlan:
+    for conv in branch:
+        _check(conv)
+    in_channels, width = branch[0].in_channels, branch[-1].out_channels
+    if squeeze is not None and squeeze < 1:
+        raise DesignError(f"squeeze: {squeeze!r} is not a positive whole number")
+    weighted = any(isinstance(layer, Conv) for layer in shortcut or ())
+    preact: tuple[Layer, ...] = ()
+    if recipe.before and shortcut is not None and (weighted or share_preact):
+        preact = _loose(recipe.before, in_channels)
+        branch = (replace(branch[0], order=_WITHOUT_PREACT[branch[0].order]), *branch[1:])
+    gate = () if squeeze is None else (Gate(width, squeeze),)
+    return BlockPlan(kind, preact, (*branch, *gate), shortcut, _loose(recipe.after, width))
+
+
+def _shortcut(
+    kind: Shortcut, in_channels: int, width: int, stride: int, first: int, dilation: int, recipe: _Recipe
+) -> tuple[Layer, ...]:
+    """The shortcut's layers. A step in dilation is a stride removed, and so counts as a change of shape."""
+    changes = stride != 1 or in_channels != width
+    match _one_of("shortcut", kind, get_args(Shortcut)):
+        case "identity":
+            if changes:
+                raise DesignError(
+                    f"shortcut: identity cannot take {in_channels} channels to {width} at stride {stride}"
+                )
+            return ()
+        case "A" | "A-centred":
+            if width < in_channels:
+                raise DesignError(f"shortcut: {kind} pads channels and cannot take {in_channels} to {width}")
+            return (Pad(in_channels, width, stride, kind == "A-centred"),) if changes else ()
+        case "D" if changes or first != dilation:
+            project = Conv(in_channels, width, 1, order=recipe.projection)
+            pools = stride != 1 or first != dilation
+            return (AvgPool(in_channels, stride, first), project) if pools else (project,)
+        case "B" if changes or first != dilation:
+            return (Conv(in_channels, width, 1, stride, order=recipe.projection),)
+        case "C":
+            return (Conv(in_channels, width, 1, stride, order=recipe.projection),)
+        case _:
+            return ()
+
+
+def _loose(order: Literal["", "act", "norm act"], channels: int) -> tuple[Layer, ...]:
+    return {"": (), "act": (Act(channels),), "norm act": (Norm(channels), Act(channels))}[order]
+
+
+def _recipe(order: Order) -> _Recipe:
+    _one_of("order", order, get_args(Order))
+    return _ORDERS[order]
+
+
+def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise DesignError(f"{field}: {value!r} is not one of {', '.join(known)}{did_you_mean(str(value), known)}")
+    return value
+
+
+def _check(conv: Conv) -> None:
+    """Raise DesignError unless the convolution's numbers are positive and its groups divide its channels."""
+    for field in ("in_channels", "out_channels", "kernel", "stride", "dilation", "groups"):
+        value = getattr(conv, field)
+        if not isinstance(value, int) or value < 1:
+            raise DesignError(f"{field}: {value!r} is not a positive whole number")
+    for channels in (conv.in_channels, conv.out_channels):
+        if channels % conv.groups:
+            raise DesignError(f"groups: {conv.groups} does not divide {channels} channels")
