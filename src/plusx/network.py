@@ -9,6 +9,7 @@ Parameter names (`stem.0.conv.weight`, `stages.1.0.shortcut.conv.weight`, `head.
 outlive code. All tensors are N C H W.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import torch
@@ -54,6 +55,14 @@ class Network(nn.Module):
             x = stage(x)
             outputs.append(x)
         return outputs
+
+    def blocks(self) -> Iterator[ResidualBlock]:
+        """The residual blocks, in the order they run."""
+        for stage in self.stages:
+            assert isinstance(stage, nn.Sequential)
+            for block in stage:
+                assert isinstance(block, ResidualBlock)
+                yield block
 
     @property
     def feature_info(self) -> tuple[Feature, ...]:
@@ -132,9 +141,9 @@ def initialise(net: Network, *, seed: int | None = None, zero_init: bool = False
             case nn.BatchNorm2d():
                 part.reset_parameters()
     if zero_init:
-        for part in net.modules():
-            if isinstance(part, ResidualBlock) and part.shortcut is not None:
-                nn.init.zeros_(_last_weight(part))
+        for block in net.blocks():
+            if block.shortcut is not None:
+                nn.init.zeros_(_last_weight(block))
 
 
 def _last_weight(block: ResidualBlock) -> nn.Parameter:

@@ -1,0 +1,49 @@
+"""The README's tour, in both languages, runs as it stands: every command and every piece of Python."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+READMES = ("README.md", "README.zh-CN.md")
+
+
+def pieces(name: str) -> list[tuple[str, str]]:
+    """The fenced blocks, in order: (language, text)."""
+    return re.findall(r"```(\w+)\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r"\s*#.*", "", text)
+
+
+def test_both_languages_show_the_same_commands() -> None:
+    english, chinese = (
+        [(language, without_comments(text)) for language, text in pieces(name)] for name in READMES
+    )
+    assert english == chinese
+    assert len(english) >= 8
+
+
+@pytest.mark.timeout(400)
+def test_the_tour_runs_as_it_stands(tmp_path: Path) -> None:
+    """One shell per block, in one folder, as a reader who types them in order would."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for language, text in pieces("README.md"):
+        if language == "toml":
+            (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+            continue
+        if "make demo" in text:
+            continue  # these two are what runs this test, and what CI runs
+        command = [sys.executable, "-W", "error", "-c", text] if language == "python" else ["bash", "-euc", text]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    assert {"resnet50.svg", "bottleneck.svg", "mine.svg", "digits.pth"} <= {p.name for p in tmp_path.iterdir()}
