@@ -46,4 +46,4 @@ def test_the_tour_runs_as_it_stands(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
     assert (tmp_path / "run" / "model.safetensors").is_file()
-    assert {"resnet50.svg", "bottleneck.svg", "mine.svg", "digits.pth"} <= {p.name for p in tmp_path.iterdir()}
+    assert {"resnet50.svg", "bottleneck.svg", "mine.svg", "resnet50.safetensors"} <= {p.name for p in tmp_path.iterdir()}

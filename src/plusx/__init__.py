@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from plusx.dialects import identify as identify
     from plusx.dialects import load as load
     from plusx.draw import draw as draw
-    from plusx.draw import show as show
     from plusx.errors import PlusxError as PlusxError
     from plusx.evaluate import evaluate as evaluate
     from plusx.evaluate import predict as predict
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from plusx.network import Network as Network
     from plusx.network import build as build
     from plusx.recipe import Recipe as Recipe
+    from plusx.show import show as show
     from plusx.train import train as train
 
 __version__ = "0.1.0"
@@ -69,7 +69,7 @@ _HOMES = {
     "list": "families:names",
     "load": "dialects",
     "predict": "evaluate",
-    "show": "draw",
+    "show": "show",
     "train": "train",
 }
 """Each public name's module, and its name there where that differs."""

@@ -18,6 +18,7 @@ from plusx.errors import InputError, PlusxError
 
 if TYPE_CHECKING:
     from plusx.design import Design
+    from plusx.dialects.infer import Hints
     from plusx.reports import Report
 
 app = App(
@@ -28,6 +29,13 @@ app = App(
     help_epilogue="NAME is a published network (`plusx list`), FILE a design in TOML or JSON, or a run folder.",
 )
 
+OneDesign = Annotated[str, Parameter(name="NAME|FILE", show_default=False)]
+Designs = Annotated[str, Parameter(name="NAME|FILE", show_default=False)]
+Input = Annotated[str | None, Parameter(name="--input")]
+Detail = Literal["stage", "block", "layer"]
+StrideOn = Literal["1x1", "3x3"] | None
+Shortcut = Literal["identity", "A", "A-centred", "B", "C", "D"] | None
+Order = Literal["original", "bn_after_add", "relu_before_add", "relu_preact", "full_preact"] | None
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead.")]
 
 
@@ -73,6 +81,269 @@ def list_(pattern: str = "*", *, json: Json = False) -> None:
     print("\n".join(f"{name:<{width}}  {family}" for name, family in found.items()))
 
 
+@app.command
+def cost(
+    *designs: Designs,
+    input: Input = None,
+    batch: int = 1,
+    detail: Detail = "stage",
+    explain: bool = False,
+    json: Json = False,
+) -> None:
+    """Say what networks cost: params, macs, activations, memory, receptive field.
+
+    Parameters
+    ----------
+    designs
+        One or more networks; several make a side-by-side table.
+    input
+        Height and width of the images in pixels, 224 or 224x160; by default 32 for small stems, else 224.
+    batch
+        Images at once, for memory and arithmetic intensity.
+    detail
+        Rows of the table: a stage, a block or a layer each.
+    explain
+        Reconcile the numbers people argue about, for one network.
+    """
+    from plusx import conventions
+    from plusx import cost as the_cost
+    from plusx.cost import costs
+
+    if not designs:
+        raise InputError("cost: name at least one network (plusx list shows the published ones)")
+    found, size = [_design(name) for name in designs], _size(input)
+    if explain:
+        if len(found) > 1:
+            raise InputError(f"cost: --explain takes one network, found {len(found)}")
+        _show(conventions.explain(found[0], size), json)
+    elif len(found) == 1:
+        _show(the_cost(found[0], size, batch=batch, detail=detail), json)
+    else:
+        _show(costs(found, size, batch=batch), json)
+
+
+@app.command
+def compare(
+    first: str = "building", second: str = "bottleneck", *, width: int = 256, input: Input = "14", json: Json = False
+) -> None:
+    """Set two kinds of block side by side: at equal width, at equal macs and at equal params.
+
+    Parameters
+    ----------
+    first, second
+        building or bottleneck.
+    width
+        Channels of the first block.
+    input
+        Height and width of its feature map in pixels, 14 or 14x10.
+    """
+    from plusx import compare as the_comparison
+
+    _show(the_comparison(first, second, width=width, input=_size(input) or 14), json)
+
+
+@app.command
+def show(design: OneDesign, *, input: Input = None, detail: Detail = "layer", json: Json = False) -> None:
+    """Print a network as a tree, with shapes and costs.
+
+    Parameters
+    ----------
+    design
+        The network.
+    input
+        Height and width of the images in pixels, 224 or 224x160.
+    detail
+        Where the tree ends: at stages, blocks or layers.
+    """
+    from plusx import show as the_tree
+
+    _show(the_tree(_design(design), _size(input), detail=detail), json)
+
+
+@app.command
+def draw(
+    design: OneDesign,
+    *,
+    output: Annotated[str, Parameter(name=("--output", "-o"))],
+    input: Input = None,
+    block: bool = False,
+    at: str | None = None,
+) -> None:
+    """Draw a network, or one of its blocks, as an SVG file.
+
+    Parameters
+    ----------
+    design
+        The network.
+    output
+        The .svg file to write; an SVG that is there is replaced, nothing else is.
+    input
+        Height and width of the images in pixels, 224 or 224x160.
+    block
+        Draw the block instead, as the paper's Figures 2 and 5 do.
+    at
+        Which block: 1.0 is the first of the second stage.
+    """
+    from plusx import draw as the_drawing
+
+    picture = the_drawing(_design(design), _size(input), block=at or block)
+    print(picture.save(output))
+
+
+@app.command
+def identify(
+    file: Path,
+    *,
+    stride_on: StrideOn = None,
+    shortcut: Shortcut = None,
+    order: Order = None,
+    skip: bool | None = None,
+    strides: tuple[int, ...] | None = None,
+    output_stride: int | None = None,
+    ema: bool = True,
+    json: Json = False,
+) -> None:
+    """Say what network a weights file holds, and what its tensors cannot tell.
+
+    Parameters
+    ----------
+    file
+        A .safetensors or .pth file, a run folder, or a folder of transformers or timm.
+    stride_on
+        The convolution of a bottleneck that subsamples: 1x1 (the paper) or 3x3 (v1.5).
+    shortcut
+        identity, A, A-centred, B, C or D.
+    order
+        original, bn_after_add, relu_before_add, relu_preact or full_preact.
+    skip
+        --no-skip: the plain twin, without additions.
+    strides
+        Of each stage's first block.
+    output_stride
+        Input pixels per pixel of the last stage, where strides gave way to dilation.
+    ema
+        Where a file has weights averaged over training, take those.
+    """
+    from plusx import identify as the_identification
+
+    hints = _hints(stride_on, shortcut, order, skip, strides, output_stride)
+    _show(the_identification(file, ema=ema, **hints), json)
+
+
+@app.command
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    to: str = "plusx",
+    design: str | None = None,
+    overwrite: bool = False,
+    stride_on: StrideOn = None,
+    shortcut: Shortcut = None,
+    order: Order = None,
+    skip: bool | None = None,
+    strides: tuple[int, ...] | None = None,
+    output_stride: int | None = None,
+    ema: bool = True,
+    json: Json = False,
+) -> None:
+    """Write a weights file anew in another dialect.
+
+    Parameters
+    ----------
+    source
+        What identify reads.
+    target
+        A .safetensors or .pth file; for transformers also a folder.
+    to
+        plusx, torchvision, timm, transformers, akamaster, chenyaofo or kuangliu.
+    design
+        Insist that the file holds this network.
+    overwrite
+        Replace a target that exists.
+    stride_on, shortcut, order, skip, strides, output_stride, ema
+        What tensors cannot tell, as in identify.
+    """
+    from plusx import convert as the_conversion
+
+    hints = _hints(stride_on, shortcut, order, skip, strides, output_stride)
+    insisted = None if design is None else _design(design)
+    _show(the_conversion(source, target, to=to, design=insisted, overwrite=overwrite, ema=ema, **hints), json)  # type: ignore[arg-type]
+
+
+@app.command
+def train(
+    data: str = "digits",
+    *,
+    design: str | None = None,
+    recipe: str | None = None,
+    epochs: int | None = None,
+    out: Path | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    json: Json = False,
+) -> None:
+    """Train a network on labelled images; leaves a run folder.
+
+    Parameters
+    ----------
+    data
+        digits, fashion-mnist, cifar10:DIR, or a folder of class folders.
+    design
+        The network; by default one that suits the images.
+    recipe
+        A preset's name or a TOML file; by default one that suits the data.
+    epochs, seed
+        Instead of the recipe's.
+    out
+        A folder that is new or empty; by default runs/DATA-DESIGN-N.
+    device
+        cpu, cuda, …; by default cuda where there is one.
+    """
+    from plusx import train as the_training
+
+    known = None if design is None else _design(design)
+    _show(the_training(data, design=known, recipe=recipe, epochs=epochs, out=out, seed=seed, device=device), json)
+
+
+@app.command
+def evaluate(run: Path, data: str | None = None, *, device: str | None = None, json: Json = False) -> None:
+    """Measure a trained network: top-1 and top-5 accuracy, per class, and the confusion of classes.
+
+    Parameters
+    ----------
+    run
+        A run folder or a weights file.
+    data
+        As in train; by default the images that the run held out.
+    device
+        cpu, cuda, …; by default cuda where there is one.
+    """
+    from plusx import evaluate as the_evaluation
+
+    _show(the_evaluation(run, data, device=device), json)
+
+
+@app.command
+def predict(run: Path, *images: Path, top: int = 1, device: str | None = None, json: Json = False) -> None:
+    """Name what images show.
+
+    Parameters
+    ----------
+    run
+        A run folder or a weights file.
+    images
+        Image files of any mode.
+    top
+        How many of the likeliest classes to name.
+    device
+        cpu, cuda, …; by default cuda where there is one.
+    """
+    from plusx import predict as the_prediction
+
+    _show(the_prediction(run, images, top=top, device=device), json)
+
+
 def _design(name: str) -> "Design":
     """A published network's name, a design file, or a run folder."""
     from plusx import families
@@ -84,6 +355,34 @@ def _design(name: str) -> "Design":
     if path.suffix in (".toml", ".json"):
         return Design.read(path)
     return families.design(name)
+
+
+def _size(text: str | None) -> int | tuple[int, int] | None:
+    """`224` or `224x160` (height, width) as numbers."""
+    if text is None:
+        return None
+    sides = text.lower().replace("×", "x").split("x")
+    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() for side in sides):
+        raise InputError(f"input: {text!r} is not a number of pixels, or height x width such as 224x160")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def _hints(
+    stride_on: StrideOn,
+    shortcut: Shortcut,
+    order: Order,
+    skip: bool | None,
+    strides: tuple[int, ...] | None,
+    output_stride: int | None,
+) -> "Hints":
+    return {
+        "stride_on": stride_on,
+        "shortcut": shortcut,
+        "order": order,
+        "skip": skip,
+        "strides": strides,
+        "output_stride": output_stride,
+    }
 
 
 def _show(report: "Report", as_json: bool) -> None:

@@ -1,0 +1,236 @@
+"""The weights file: one `.safetensors` that carries its Design, so that it loads anywhere with no code of the user's.
+
+    header   {"plusx": JSON of a `_Card`: design, classes, input size, channels, mean, std, versions}
+    tensors  plusx names (`stem.0.conv.weight`, …), as `Network.state_dict()` gives them
+
+No pickle anywhere. A file is written beside its place, flushed to the disk and renamed, so that there is always either
+the old file or the whole new one. `replacing` does this for every file of a run.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from plusx import __version__
+from plusx.design import Design
+from plusx.errors import InputError, WeightsError, WorkError
+from plusx.network import Network, build
+from plusx.values import Value
+
+WEIGHTS_FILE = "model.safetensors"
+"""The name of the weights file in a run folder."""
+
+_KEY = "plusx"
+_UNREADABLE = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError)
+
+
+def _versions() -> dict[str, str]:
+    return {"plusx": __version__, "torch": str(torch.__version__)}
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A trained network as a value: its Design, its tensors, and what it takes and gives.
+
+    tensors: by plusx's names, shapes as in `Network.state_dict()`.
+    classes: their names, in the order of the logits; () where unknown.
+    input_size: height and width of the images it takes, in pixels; None where unknown.
+    mean, std: per input channel, of pixel values from 0 to 1, to subtract and divide by; () where unknown.
+    versions: of plusx and torch that wrote it.
+    """
+
+    design: Design
+    tensors: dict[str, Tensor]
+    classes: tuple[str, ...] = ()
+    input_size: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    versions: dict[str, str] = field(default_factory=_versions)
+
+    def network(self) -> Network:
+        """The network with these weights, on the CPU, in eval mode. Raises WeightsError when they do not fit."""
+        net = _skeleton(self.design, len(self.tensors), "weights")
+        _check_tensors(net.state_dict(), self.tensors, "weights")
+        kinds = {name: tensor.dtype for name, tensor in net.state_dict().items()}
+        own = {name: tensor.detach().to("cpu", kinds[name], copy=True) for name, tensor in self.tensors.items()}
+        net.load_state_dict(own, strict=True, assign=True)
+        return net.eval()
+
+
+class _Card(Value):
+    """What the header says about the tensors."""
+
+    error: ClassVar[type[InputError]] = WeightsError
+    format: Literal[1]
+    design: Design
+    in_channels: PositiveInt
+    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    input_size: PositiveInt | None = None
+    mean: Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(strict=False)] = ()
+    std: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(strict=False)] = ()
+    versions: dict[str, str]
+
+
+def write_weights(path: str | Path, weights: Weights) -> Path:
+    """Write one `.safetensors` whose metadata holds all but the tensors; gives its path.
+
+    Raises WeightsError when the parts of `weights` do not fit together (nothing is written then), WorkError when the
+    disk refuses; a file already there stays whole.
+    """
+    path = Path(path)
+    _check(weights, f"writing {path}")
+    card = _Card(
+        format=1,
+        design=weights.design,
+        in_channels=weights.design.stem.in_channels,
+        classes=weights.classes,
+        input_size=weights.input_size,
+        mean=weights.mean,
+        std=weights.std,
+        versions=weights.versions,
+    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
+    # not to_json(): a weights file says every field, defaults too, because defaults may change
+    with replacing(path) as beside:
+        save_file(tensors, beside, metadata={_KEY: card.model_dump_json()})
+    return path
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read a weights file, or the one in a run folder.
+
+    Raises WeightsError for a file that is missing, truncated, not plusx's, or whose tensors are not those of its
+    Design (the first that differs is named), or not finite.
+    """
+    path = weights_path(path)
+    where = f"reading {path}"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise WeightsError(f"{where}: a safetensors file, but not of plusx (its header names no Design)")
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except WeightsError:
+        raise
+    except _UNREADABLE as problem:
+        raise WeightsError(f"{where}: {_reason(problem)}") from None
+    card = _Card.from_json(metadata[_KEY], where)
+    if card.in_channels != card.design.stem.in_channels:
+        raise WeightsError(
+            f"{where}: in_channels {card.in_channels} is not the Design's {card.design.stem.in_channels}"
+        )
+    weights = Weights(card.design, tensors, card.classes, card.input_size, card.mean, card.std, card.versions)
+    _check(weights, where)
+    return weights
+
+
+def is_plusx_file(path: str | Path) -> bool:
+    """Whether this is a weights file of plusx, or a run folder with one, by its header alone. Never raises."""
+    try:
+        with safe_open(weights_path(path), framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (InputError, *_UNREADABLE):
+        return False
+
+
+def weights_path(path: str | Path) -> Path:
+    """The weights file that `path` names: itself, or the one in that run folder. Raises WeightsError if missing."""
+    path = Path(path)
+    if path.is_dir():
+        if not (path / WEIGHTS_FILE).is_file():
+            raise WeightsError(f"reading {path}: a folder without {WEIGHTS_FILE}, so not a run of plusx train")
+        return path / WEIGHTS_FILE
+    if not path.exists():
+        raise WeightsError(f"reading {path}: there is no such file or run folder")
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; on leaving, what was written takes `path`'s place, whole or not at all.
+
+    Raises WorkError when the disk refuses. Nothing of a failed or interrupted attempt is left.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.touch()
+        mode = beside.stat().st_mode  # as the user's umask says; safetensors would make it private
+        yield beside
+        beside.chmod(mode)
+        _flush(beside)
+        beside.replace(path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as problem:
+        raise WorkError(f"writing {path}: {_reason(problem)}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file through `replacing`."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(problem: BaseException) -> str:
+    text = (isinstance(problem, OSError) and problem.strerror) or str(problem) or type(problem).__name__
+    return " ".join(text.split())
+
+
+def _check(weights: Weights, where: str) -> None:
+    """Everything that must fit together does. Raises WeightsError naming the first that does not."""
+    design, channels = weights.design, weights.design.stem.in_channels
+    if weights.classes and len(weights.classes) != design.head.classes:
+        raise WeightsError(f"{where}: {len(weights.classes)} class names for a head of {design.head.classes} classes")
+    for name, values in (("mean", weights.mean), ("std", weights.std)):
+        if values and len(values) != channels:
+            raise WeightsError(f"{where}: {name} has {len(values)} values for {channels} input channels")
+    if weights.input_size is not None and weights.input_size < design.output_stride:
+        raise WeightsError(
+            f"{where}: input_size {weights.input_size} vanishes; at least {design.output_stride} is needed"
+        )
+    _check_tensors(_skeleton(design, len(weights.tensors), where).state_dict(), weights.tensors, where)
+
+
+def _skeleton(design: Design, tensors: int, where: str) -> Network:
+    """The network without memory. A Design from a hostile file must not cost more than the file holds."""
+    blocks = sum(stage.depth for stage in design.stages)
+    if blocks > tensors:
+        raise WeightsError(f"{where}: {tensors} tensors cannot be those of a Design of {blocks} blocks")
+    try:
+        return build(design, device="meta")
+    except (RuntimeError, OverflowError, TypeError):
+        raise WeightsError(f"{where}: the Design is too large to be built") from None
+
+
+def _check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
+    for name, like in expected.items():
+        if name not in given:
+            raise WeightsError(f"{where}: tensor {name} of the Design is missing")
+        tensor = given[name]
+        if tensor.shape != like.shape:
+            raise WeightsError(f"{where}: tensor {name} is {list(tensor.shape)}, the Design's is {list(like.shape)}")
+        if tensor.is_floating_point() != like.is_floating_point() or tensor.is_complex():
+            raise WeightsError(f"{where}: tensor {name} is {tensor.dtype}, the Design's is {like.dtype}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"{where}: tensor {name} holds values that are not finite")
+    for name in given:
+        if name not in expected:
+            raise WeightsError(f"{where}: tensor {name} does not belong to the Design")

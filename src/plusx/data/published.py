@@ -1,0 +1,128 @@
+"""The published data sets: digits (shipped), Fashion-MNIST (and any IDX files), CIFAR-10 in its binary version."""
+
+import gzip
+import hashlib
+import zlib
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plusx.data import downloads
+from plusx.data.dataset import Dataset, Images
+from plusx.data.decode import Pixels
+from plusx.errors import DataError
+
+DIGITS = tuple("0123456789")
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts its files."""
+
+_OWN_SPLIT = "its own test part held out"
+
+
+def digits() -> Dataset:
+    """1,797 scans of handwritten digits, 8 by 8 pixels (digits.txt says whose); ink 0 to 16 becomes 0 to 255."""
+    with resources.files("plusx.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
+        ink, labels = arrays["images"], arrays["labels"]
+    return Dataset("digits", "digits", DIGITS, _held(np.rint(ink * (255 / 16)).astype(np.uint8)[..., None], labels))
+
+
+def fashion_mnist(folder: Path | None) -> Dataset:
+    """From the folder given; else from Debian's package; else downloaded, once, to the user's cache."""
+    if folder is not None:
+        return replace(idx(folder), spec=f"fashion-mnist:{folder}", name="fashion-mnist", classes=FASHION)
+    folder = DEBIAN_FASHION if DEBIAN_FASHION.is_dir() else downloads.fashion_mnist()
+    return replace(idx(folder), spec="fashion-mnist", name="fashion-mnist", classes=FASHION)
+
+
+def is_idx(folder: Path) -> bool:
+    """Whether IDX files with MNIST's names lie there."""
+    return any(_idx_file(folder, stem) for stem in downloads.FASHION_FILES)
+
+
+def idx(folder: Path) -> Dataset:
+    """A folder of the four IDX files. MNIST's have the same names; the labels tell whose classes these are."""
+    parsed = [_parse_idx(*_read_idx(folder, stem)) for stem in downloads.FASHION_FILES]
+    for images, labels in (parsed[:2], parsed[2:]):
+        if images.ndim != 3 or labels.shape != images.shape[:1] or images.size == 0:
+            raise DataError(f"{folder}: images {images.shape} and labels {labels.shape} do not match")
+        if labels.max() > 9:
+            raise DataError(f"{folder}: a label of {labels.max()} where 0 to 9 are known")
+    train, test = (_held(images[..., None], labels) for images, labels in (parsed[:2], parsed[2:]))
+    return Dataset(str(folder), folder.name, FASHION if _is_fashion(folder) else DIGITS, train, test, _OWN_SPLIT)
+
+
+def _is_fashion(folder: Path) -> bool:
+    stem = "t10k-labels-idx1-ubyte"
+    return hashlib.sha256(_read_idx(folder, stem)[1]).hexdigest() == downloads.FASHION_FILES[stem]
+
+
+def _idx_file(folder: Path, stem: str) -> Path | None:
+    found = (folder / f"{stem}{ending}" for ending in ("", ".gz"))
+    return next((path for path in found if path.is_file()), None)
+
+
+def _read_idx(folder: Path, stem: str) -> tuple[Path, bytes]:
+    path = _idx_file(folder, stem)
+    if path is None:
+        raise DataError(f"{folder}: {stem} is missing (plain or .gz)")
+    try:
+        return path, gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as problem:
+        raise DataError(f"reading {path}: {problem}") from None
+
+
+def _parse_idx(path: Path, data: bytes) -> NDArray[np.uint8]:
+    """One IDX file of bytes: two zeros, type 8, rank, sizes (big-endian), data."""
+    start = 4 + 4 * data[3] if len(data) > 3 else 4
+    if data[:3] != b"\0\0\x08" or len(data) < start:
+        raise DataError(f"reading {path}: not an IDX file of bytes")
+    shape = tuple(np.frombuffer(data, ">u4", data[3], 4).tolist())
+    values = np.frombuffer(data, np.uint8, offset=start)
+    if values.size != np.prod(shape, dtype=object):
+        raise DataError(f"reading {path}: {values.size:,} bytes of data where {shape} was announced")
+    return values.reshape(shape)
+
+
+def is_cifar10(folder: Path) -> bool:
+    """Whether CIFAR-10's binary files lie there, or in the folder that its archive unpacks to."""
+    return (_cifar_files(folder) / "data_batch_1.bin").exists()
+
+
+def _cifar_files(folder: Path) -> Path:
+    inner = folder / "cifar-10-batches-bin"
+    return inner if inner.is_dir() else folder
+
+
+def cifar10(folder: Path) -> Dataset:
+    """Records of one label byte and 3 · 32 · 32 pixel bytes, C H W."""
+    source = _cifar_files(folder)
+    train = np.concatenate([_read_cifar(source / f"data_batch_{number}.bin") for number in range(1, 6)])
+    test = _read_cifar(source / "test_batch.bin")
+    return Dataset(f"cifar10:{folder}", "cifar10", CIFAR10, _records(train), _records(test), _OWN_SPLIT)
+
+
+def _read_cifar(path: Path) -> NDArray[np.uint8]:
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as problem:
+        raise DataError(f"reading {path}: {problem.strerror} (cifar10 is read in its binary version)") from None
+    if len(data) == 0 or len(data) % 3073:
+        raise DataError(f"reading {path}: {len(data):,} bytes are not whole records of 3,073")
+    records = data.reshape(-1, 3073)
+    if records[:, 0].max() > 9:
+        raise DataError(f"reading {path}: a label of {records[:, 0].max()} where 0 to 9 are known")
+    return records
+
+
+def _records(records: NDArray[np.uint8]) -> Images:
+    pixels = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return _held(pixels, records[:, 0])
+
+
+def _held(pixels: Pixels, labels: NDArray[np.uint8]) -> Images:
+    return Images(labels.astype(np.int64), tuple(map(str, range(len(labels)))), pixels)

@@ -1,0 +1,105 @@
+"""The run folder: what `plusx train` leaves behind, and what can be read back from it.
+
+design.toml        the network, as it was trained
+recipe.toml        how, every field spelt out
+model.safetensors  the weights after the last whole epoch (checkpoint.py)
+metrics.jsonl      its first line says on what: {"run": {…}}; then one line for each epoch
+curves.svg         the same as a picture
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from plusx.checkpoint import WEIGHTS_FILE
+from plusx.errors import InputError, WorkError
+
+DESIGN_FILE, RECIPE_FILE, METRICS_FILE, CURVES_FILE = "design.toml", "recipe.toml", "metrics.jsonl", "curves.svg"
+_FILES = (DESIGN_FILE, RECIPE_FILE, WEIGHTS_FILE, METRICS_FILE, CURVES_FILE)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """On what a run was trained: the data's spec, and the split where the data has none of its own."""
+
+    data: str
+    held_out: float
+    split_seed: int
+
+
+def read_origin(run: Path) -> Origin | None:
+    """The first line of a run folder's metrics; None where there is none (a weights file on its own)."""
+    try:
+        with (run / METRICS_FILE).open(encoding="utf-8") as file:
+            about = json.loads(file.readline())["run"]
+        return Origin(str(about["data"]), float(about["held_out"]), int(about["split_seed"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def append_metrics(run: Path, line: Mapping[str, Any]) -> None:
+    """Add one line to the metrics. Raises WorkError when the disk refuses."""
+    try:
+        with (run / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as problem:
+        raise WorkError(f"writing {run / METRICS_FILE}: {problem.strerror}") from None
+
+
+def refuse_used(out: Path) -> None:
+    """Raise InputError where `out` exists and is not an empty folder: nothing is ever written over."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"out {out}: that is a file; give a folder that is new or empty")
+    if any(out.iterdir()):
+        raise InputError(f"out {out}: the folder is not empty; give one that is new or empty")
+
+
+@contextmanager
+def new_run(out: Path | None, name: str) -> Iterator[Path]:
+    """The folder `out`, or a fresh `runs/<name>-<n>`. A run that ends before its first weights leaves nothing.
+
+    Raises InputError where it cannot be made.
+    """
+    made = out is None or not out.exists()
+    folder = _numbered(Path("runs"), name) if out is None else _make(out)
+    try:
+        yield folder
+    except BaseException:
+        if not (folder / WEIGHTS_FILE).exists():
+            for file in _FILES:
+                (folder / file).unlink(missing_ok=True)
+            if made and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"out {folder}: {problem.strerror}") from None
+    return folder
+
+
+def _numbered(parent: Path, name: str) -> Path:
+    """`parent/name-1`, or the first number that is free; safe when two runs start at once."""
+    name = re.sub(r"[^\w.-]+", "-", name)
+    for number in count(1):
+        folder = parent / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if parent.is_dir():
+                continue
+            raise InputError(f"out {folder}: {parent} is a file") from None
+        except OSError as problem:
+            raise InputError(f"out {folder}: {problem.strerror}") from None
+        return folder
+    raise AssertionError("there is always another number")

@@ -1,0 +1,323 @@
+"""Training: `train` puts a run together, and `fit` is the loop.
+
+    data ──open, split, decode──▶ Loader ─┐
+    Design ──build──▶ Network ────────────┼─ fit ──▶ Epoch, Epoch, … ──▶ run folder
+    Recipe ───────────────────────────────┘
+
+The weights kept are those after the last whole epoch, where the learning rate has come down to zero. They are not
+chosen by their accuracy on the held-out images, which would then flatter it. The same seed on the same machine gives
+bit-equal weights. Images are N C H W.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from plusx import families, runs
+from plusx.checkpoint import WEIGHTS_FILE, Weights, write_text, write_weights
+from plusx.cost import cost
+from plusx.curves import HELD_OUT, TRAINING, Line, Panel, curves_svg
+from plusx.data import Dataset, Images, Loader, open_data
+from plusx.data.augment import flip, normalise, pad_crop
+from plusx.design import Design
+from plusx.display import Display
+from plusx.errors import InputError, WorkError
+from plusx.evaluate import choose_device, judge
+from plusx.network import Network, build
+from plusx.recipe import Recipe, find, preset
+from plusx.reports import Report
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LARGEST_DEFAULT_INPUT = 224
+LARGEST_SMALL_IMAGE = 64
+"""Pixels. Up to this size the default network is a CIFAR one, above it ResNet-18."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images gave. Losses in nats; the training loss is as trained, smoothing and all.
+
+    lr: the learning rate of its last step.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    held_out_loss: float
+    held_out_accuracy_percent: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Run(Report):
+    """A finished run: what was trained on what, how well it does on the images held out, and where it lies."""
+
+    folder: Path
+    data: str
+    split: str
+    classes: tuple[str, ...]
+    train_images: int
+    held_out_images: int
+    design: Design
+    recipe: Recipe
+    input_size: int
+    params: int
+    macs: int
+    accuracy_percent: float
+    held_out_loss: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; see the fields."""
+        return {
+            "folder": str(self.folder),
+            "weights": str(self.folder / WEIGHTS_FILE),
+            "accuracy_percent": self.accuracy_percent,
+            "held_out_loss": self.held_out_loss,
+            "epochs": self.recipe.epochs,
+            "seconds": self.seconds,
+            "data": self.data,
+            "split": self.split,
+            "train_images": self.train_images,
+            "held_out_images": self.held_out_images,
+            "classes": list(self.classes),
+            "design": self.design.name,
+            "input_size": self.input_size,
+            "in_channels": self.design.stem.in_channels,
+            "params": self.params,
+            "macs": self.macs,
+            "recipe": self.recipe.name,
+            "seed": self.recipe.seed,
+        }
+
+    def __rich__(self) -> "RenderableType":
+        from rich.text import Text
+
+        right = f"{self.accuracy_percent:.2f} % of the {self.held_out_images:,} images held out are named right"
+        return Text(
+            f"{right}, after {self.recipe.epochs} epochs in {self.seconds:.1f} s.\n"
+            f"Run folder: {self.folder}\n\nNext:\n"
+            f"  plusx predict {self.folder} IMAGE…    name what your images show\n"
+            f"  plusx evaluate {self.folder}          accuracy by class, and what is taken for what"
+        )
+
+
+def train(
+    data: str | Path = "digits",
+    *,
+    design: Design | str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    epochs: int | None = None,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    device: str | torch.device | None = None,
+    show: bool = True,
+) -> Run:
+    """Train a network on labelled images; leaves a run folder.
+
+    data: "digits", "fashion-mnist", "cifar10:DIR", or a folder of class folders (see `plusx.data.sources`).
+    design: a Design, a published name, or a `.toml` or `.json` file; its classes and input channels become the data's.
+        By default cifar_resnet20 for images of up to 64 pixels, else resnet18; for digits 8 layers at twice its width.
+    recipe: a Recipe, a preset's name, or a file; by default "digits" for digits, else "quick".
+    epochs, seed: instead of the recipe's.
+    out: a folder that is new or empty; by default runs/<data>-<design>-<n>.
+    device: as torch names it; by default cuda where there is one, else cpu.
+    show: progress on standard error.
+
+    Raises an InputError, before anything is written, for whatever is wrong with these; WorkError when the loss stops
+    being a number or the disk refuses. Interrupted, it leaves the weights of the last whole epoch, or nothing.
+    """
+    started = time.perf_counter()
+    if out is not None:
+        runs.refuse_used(Path(out))
+    display, where = Display(show), choose_device(device)
+    dataset = open_data(data)
+    recipe = _recipe(recipe, dataset, epochs, seed)
+    images, held_out, split = dataset.split(recipe.split.held_out, recipe.split.seed)
+    size = recipe.input_size or min(images.short_side(), LARGEST_DEFAULT_INPUT)
+    design = _design(design, dataset, images, size)
+    recipe, channels = recipe.replace(input_size=size), design.stem.in_channels
+    display.line(_describe(dataset, images, held_out, split, size, design, recipe, where))
+
+    with display.bar("decoding", len(images) + len(held_out)) as advance:
+        train_set, test_set = (Loader(part, size, channels, advance=advance) for part in (images, held_out))
+    mean, std = train_set.statistics()
+    net = build(design, seed=recipe.seed, zero_init=recipe.zero_init, device=where)
+
+    price = cost(design, size)
+    history: list[Epoch] = []
+    with runs.new_run(None if out is None else Path(out), f"{dataset.name}-{design.name or 'net'}") as folder:
+        write_text(folder / runs.DESIGN_FILE, design.to_toml())
+        write_text(folder / runs.RECIPE_FILE, recipe.to_toml())
+        runs.append_metrics(folder, {"run": _origin(dataset, recipe, images, held_out)})
+        with display.bar("epoch 1", recipe.epochs * _steps(len(images), recipe.batch_size)) as advance:
+            for epoch in fit(net, train_set, test_set, recipe, mean, std, after_step=advance):
+                history.append(epoch)
+                write_weights(
+                    folder / WEIGHTS_FILE, Weights(design, net.state_dict(), dataset.classes, size, mean, std)
+                )
+                runs.append_metrics(folder, vars(epoch))
+                write_text(folder / runs.CURVES_FILE, _curves(history))
+                advance(0, _epoch_text(epoch, recipe.epochs))
+                display.epoch_line(_epoch_text(epoch, recipe.epochs))
+    return Run(
+        folder=folder,
+        data=dataset.spec,
+        split=split,
+        classes=dataset.classes,
+        train_images=len(images),
+        held_out_images=len(held_out),
+        design=design,
+        recipe=recipe,
+        input_size=size,
+        params=price.params,
+        macs=price.macs,
+        accuracy_percent=history[-1].held_out_accuracy_percent,
+        held_out_loss=history[-1].held_out_loss,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def fit(
+    net: Network,
+    train_set: Loader,
+    test_set: Loader,
+    recipe: Recipe,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    after_step: Callable[[], None] = lambda: None,
+) -> Iterator[Epoch]:
+    """The loop: trains `net` in place, on the device it is on, and gives an Epoch after each pass.
+
+    Raises WorkError, naming the step, when the loss stops being a number.
+    """
+    device = next(net.parameters()).device
+    chance = torch.Generator().manual_seed(recipe.seed)  # of everything random below
+    optimizer = torch.optim.SGD(
+        net.parameters(),
+        lr=recipe.optimizer.lr,
+        momentum=recipe.optimizer.momentum,
+        nesterov=recipe.optimizer.nesterov,
+        weight_decay=recipe.optimizer.weight_decay,
+    )
+    steps = _steps(len(train_set), recipe.batch_size)
+    padding = round(recipe.augment.crop_padding * train_set.size)
+    for epoch in range(recipe.epochs):
+        started, total_loss = time.perf_counter(), 0.0
+        net.train()
+        order = torch.randperm(len(train_set), generator=chance)
+        for step, indices in enumerate(torch.tensor_split(order, steps)):
+            images, labels = train_set[indices]
+            if padding:
+                images = pad_crop(images, padding, chance)
+            if recipe.augment.flip:
+                images = flip(images, chance)
+
+            logits = net(normalise(images.to(device), mean, std))
+            loss = functional.cross_entropy(logits, labels.to(device), label_smoothing=recipe.label_smoothing)
+            if not math.isfinite(loss.item()):
+                raise WorkError(f"training: the loss is {loss.item()} at epoch {epoch + 1}, step {step + 1}; lower lr")
+
+            lr = recipe.optimizer.lr * recipe.schedule.factor(epoch + (step + 1) / steps, recipe.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total_loss += loss.item() * len(indices)
+            after_step()
+
+        result = judge(net, test_set, mean, std)
+        if not math.isfinite(result.loss):
+            raise WorkError(f"training: the held-out loss is {result.loss} after epoch {epoch + 1}; lower lr")
+        seconds = time.perf_counter() - started
+        yield Epoch(epoch + 1, lr, total_loss / len(train_set), result.loss, result.accuracy_percent, seconds)
+
+
+def _steps(images: int, batch_size: int) -> int:
+    """Batches in an epoch: as equal as can be, so that none is too small for batch norm (a batch of one)."""
+    return max(1, min(math.ceil(images / batch_size), images // 2))
+
+
+def _recipe(recipe: Recipe | str | Path | None, dataset: Dataset, epochs: int | None, seed: int | None) -> Recipe:
+    chosen = preset("digits" if dataset.name == "digits" else "quick") if recipe is None else find(recipe)
+    changes = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
+    return chosen.replace(**changes)
+
+
+def _design(design: Design | str | Path | None, dataset: Dataset, images: Images, size: int) -> Design:
+    """The Design asked for, or the default one, with the data's classes and channels. Raises InputError."""
+    match design:
+        case Design():
+            chosen = design
+        case None:
+            chosen = _default_design(dataset, size)
+        case str() if not design.endswith((".toml", ".json")):
+            chosen = families.design(design)
+        case _:
+            chosen = Design.read(design)
+    if size < chosen.output_stride:
+        need = f"it needs {chosen.output_stride} or more (recipe: input_size), or a design that subsamples less"
+        raise InputError(f"design {chosen.name!r}: images of {size} pixels vanish in it; {need}")
+    one = chosen.stem.in_channels == 1 or images.grey()
+    return chosen.with_classes(len(dataset.classes)).with_in_channels(1 if one else 3)
+
+
+def _default_design(dataset: Dataset, size: int) -> Design:
+    if dataset.name == "digits":
+        return _twice_as_wide(families.cifar(8), "cifar_resnet8_2")
+    return families.design("cifar_resnet20" if size <= LARGEST_SMALL_IMAGE else "resnet18")
+
+
+def _twice_as_wide(design: Design, name: str) -> Design:
+    stages = tuple(stage.replace(width=2 * stage.width) for stage in design.stages)
+    return design.replace(name=name, stem=design.stem.replace(width=2 * design.stem.width), stages=stages)
+
+
+def _origin(dataset: Dataset, recipe: Recipe, images: Images, held_out: Images) -> dict[str, Any]:
+    """What `runs.read_origin` reads back, and what a person may want to know."""
+    return {
+        "data": dataset.spec,
+        "held_out": recipe.split.held_out,
+        "split_seed": recipe.split.seed,
+        "train_images": len(images),
+        "held_out_images": len(held_out),
+        "classes": list(dataset.classes),
+    }
+
+
+def _describe(
+    dataset: Dataset,
+    images: Images,
+    held_out: Images,
+    split: str,
+    size: int,
+    design: Design,
+    recipe: Recipe,
+    device: torch.device,
+) -> str:
+    counts = f"{len(images):,} images to train on and {len(held_out):,} held out ({split})"
+    shape = f"{len(dataset.classes)} classes, {design.stem.in_channels} × {size} × {size} pixels"
+    how = f"recipe {recipe.name or 'of your own'}, {recipe.epochs} epochs, seed {recipe.seed}, on {device}"
+    return f"{dataset.name}: {counts}; {shape}\n{design.name or 'your design'}; {how}"
+
+
+def _epoch_text(epoch: Epoch, epochs: int) -> str:
+    result = f"loss {epoch.train_loss:.3f}, held out {epoch.held_out_accuracy_percent:.2f} % right"
+    return f"epoch {epoch.epoch}/{epochs}: {result}, {epoch.seconds:.1f} s"
+
+
+def _curves(history: Sequence[Epoch]) -> str:
+    trained = Line("training", [epoch.train_loss for epoch in history], TRAINING)
+    loss = Line("held out", [epoch.held_out_loss for epoch in history], HELD_OUT)
+    accuracy = Line("held out", [epoch.held_out_accuracy_percent for epoch in history], HELD_OUT)
+    return curves_svg((Panel("loss (nats)", (trained, loss)), Panel("accuracy (%)", (accuracy,))))

@@ -1,0 +1,140 @@
+"""One image file of any mode comes out as a person sees it; anything wrong is one line that names the file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plusx.data.decode import decode, peek, resize_pixels
+from plusx.errors import DataError
+from tests.images import noisy
+
+ORANGE = (240, 130, 20)
+
+
+def save(path: Path, image: Image.Image, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def plain(mode: str, colour: object, size: tuple[int, int] = (9, 7)) -> Image.Image:
+    return Image.new(mode, size, colour)  # type: ignore[arg-type]
+
+
+def palette(transparent: bool = False) -> Image.Image:
+    image = plain("RGB", ORANGE).quantize(4)
+    if transparent:
+        image.info["transparency"] = image.getpixel((0, 0))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "rgb", "within"),
+    [
+        ("rgb.png", lambda: plain("RGB", ORANGE), ORANGE, 0),
+        ("rgb.jpg", lambda: plain("RGB", ORANGE), ORANGE, 3),
+        ("grey.png", lambda: plain("L", 90), (90, 90, 90), 0),
+        ("grey.jpg", lambda: plain("L", 90), (90, 90, 90), 2),
+        ("bits.png", lambda: plain("1", 1), (255, 255, 255), 0),
+        ("palette.png", palette, ORANGE, 1),
+        ("palette.gif", palette, ORANGE, 1),
+        ("clear.png", lambda: palette(transparent=True), (255, 255, 255), 0),
+        ("alpha.png", lambda: plain("RGBA", (*ORANGE, 255)), ORANGE, 0),
+        ("half.png", lambda: plain("RGBA", (0, 0, 0, 128)), (127, 127, 127), 1),
+        ("hidden.png", lambda: plain("RGBA", (0, 0, 0, 0)), (255, 255, 255), 0),
+        ("grey-alpha.png", lambda: plain("LA", (90, 255)), (90, 90, 90), 0),
+        ("cmyk.jpg", lambda: plain("RGB", ORANGE).convert("CMYK"), ORANGE, 4),
+        ("cmyk.tif", lambda: plain("RGB", ORANGE).convert("CMYK"), ORANGE, 1),
+        ("sixteen.png", lambda: plain("I;16", 90 * 257), (90, 90, 90), 0),
+        ("sixteen.tif", lambda: plain("I;16", 90 * 257), (90, 90, 90), 0),
+        ("int.tif", lambda: plain("I", 90 * 257), (90, 90, 90), 0),
+        ("float.tif", lambda: plain("F", 90 / 255), (90, 90, 90), 0),
+        ("float255.tif", lambda: plain("F", 90.0), (90, 90, 90), 0),
+        ("rgb.webp", lambda: plain("RGB", ORANGE), ORANGE, 12),
+        ("rgb.bmp", lambda: plain("RGB", ORANGE), ORANGE, 0),
+    ],
+)
+def test_every_mode_is_right_rgb_and_grey(
+    tmp_path: Path, name: str, make: Callable[[], Image.Image], rgb: tuple[int, int, int], within: int
+) -> None:
+    path = save(tmp_path / name, make())
+    pixels = decode(path, 5, 3)
+    assert pixels.shape == (5, 5, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - np.asarray(rgb)).max() <= within
+    grey = decode(path, 5, 1)
+    assert grey.shape == (5, 5, 1)
+    red, green, blue = rgb
+    assert np.abs(grey.astype(int) - (0.299 * red + 0.587 * green + 0.114 * blue)).max() <= within + 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+def test_exif_turns_the_image(tmp_path: Path, mode: str) -> None:
+    dark_left = np.zeros((8, 8), np.uint8)
+    dark_left[:, 4:] = 255
+    image = Image.fromarray(dark_left)
+    if mode == "I;16":
+        image = Image.fromarray(dark_left.astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying; to be shown after a quarter turn clockwise: the left becomes the top
+    path = save(tmp_path / "turned.png", image if mode == "I;16" else image.convert(mode), exif=exif)
+    pixels = decode(path, 8, 1)[:, :, 0]
+    assert pixels[:4].max() == 0
+    assert pixels[4:].min() == 255
+
+
+def test_shorter_side_then_centre(tmp_path: Path) -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200
+    pixels = decode(save(tmp_path / "wide.png", Image.fromarray(wide)), 10, 3)
+    assert pixels.min() == 200
+    half = decode(tmp_path / "wide.png", 5, 3)
+    assert half.shape == (5, 5, 3)
+    assert half[:, 1:4].min() == 200
+    assert np.array_equal(resize_pixels(wide, 10, 3), pixels)
+    assert resize_pixels(wide, 10, 1).shape == (10, 10, 1)
+
+
+def test_a_large_jpeg_decoded_at_a_fraction_is_the_same_picture(tmp_path: Path) -> None:
+    steps = np.linspace(0, 255, 640).astype(np.uint8)
+    image = Image.fromarray(np.broadcast_to(steps[None, :, None], (480, 640, 3)).copy())
+    path = save(tmp_path / "large.jpg", image, quality=95)
+    assert np.abs(decode(path, 32, 3).astype(int) - resize_pixels(np.asarray(image), 32, 3).astype(int)).max() <= 6
+
+
+def test_peek(tmp_path: Path) -> None:
+    assert peek(save(tmp_path / "a.png", plain("L", 3))) == (7, True)
+    assert peek(save(tmp_path / "b.png", plain("RGB", ORANGE))) == (7, False)
+
+
+def wrong(path: Path, *words: str) -> None:
+    with pytest.raises(DataError) as problem:
+        decode(path, 8, 3)
+    message = str(problem.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert all(word in message for word in words)
+
+
+def test_wrong_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = save(tmp_path / "whole.png", noisy(ORANGE, 0, (64, 64))).read_bytes()
+    jpeg = save(tmp_path / "whole.jpg", noisy(ORANGE, 0, (64, 64))).read_bytes()
+    bad = tmp_path / "bad.png"
+    for data in (whole[: len(whole) // 2], whole[:40], whole[:60] + bytes(200) + whole[260:], jpeg[: len(jpeg) // 2]):
+        bad.write_bytes(data)
+        wrong(bad)
+    bad.write_bytes(b"")
+    wrong(bad, "empty")
+    bad.write_text("not an image at all")
+    wrong(bad, "not an image")
+    wrong(tmp_path / "none.png", "No such file")
+    wrong(tmp_path, "is a folder")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    wrong(tmp_path / "whole.png", "more than 4,000 pixels")  # a warning of Pillow's
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    wrong(tmp_path / "whole.png", "more than 1,000 pixels")  # an error of Pillow's
+    save(tmp_path / "nan.tif", plain("F", float("nan")))
+    wrong(tmp_path / "nan.tif", "not finite")

@@ -1,0 +1,619 @@
+"""What files hold and how they are read: wrappers, folders, adaptation, reports; and every wrong file is one line."""
+
+import argparse
+import json
+import os
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import plusx
+from plusx import dialects, families
+from plusx.checkpoint import Weights, write_weights
+from plusx.design import BottleneckSpec, BuildingSpec, DeepStem, Design, Head, ImageNetStem, SmallStem, Stage
+from plusx.dialects import limits
+from plusx.errors import DesignError, InputError, WeightsError
+from tests import peers
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def peer() -> peers.CifarNetwork:
+    """The smallest network that a dialect has a name for."""
+    net = peers.chenyaofo(8)
+    peers.scramble(net)
+    return net
+
+
+@pytest.fixture
+def state(peer: peers.CifarNetwork) -> State:
+    return {name: tensor.clone() for name, tensor in peer.state_dict().items()}
+
+
+@pytest.fixture
+def file(state: State, tmp_path: Path) -> Path:
+    torch.save(state, tmp_path / "net.pth")
+    return tmp_path / "net.pth"
+
+
+def identified(content: Any, folder: Path, **options: Any) -> dialects.Identification:
+    torch.save(content, folder / "some.pth")
+    return dialects.identify(folder / "some.pth", **options)
+
+
+def refused(path: Path, *words: str, **options: Any) -> str:
+    """The one line with which a file is refused; it holds all of `words`."""
+    with pytest.raises(WeightsError) as caught:
+        dialects.load(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    for word in words:
+        assert word in message, message
+    return message
+
+
+# Wrappers
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "wrappers"),
+    [
+        (lambda s: s, ()),
+        (lambda s: {"state_dict": s, "epoch": 3}, ("state_dict",)),
+        (lambda s: {"model": prefixed(s, "module.")}, ("model", "module.")),
+        (lambda s: {"net": prefixed(s, "module._orig_mod.")}, ("net", "module.", "_orig_mod.")),
+        (lambda s: {"model_state_dict": {"model": prefixed(s, "model.backbone.")}}, None),
+        (lambda s: {"something": s}, ("something",)),
+        (lambda s: (nn.ParameterDict({}) and s) or s, ()),
+    ],
+)
+def test_wrappers_are_seen_through(
+    wrap: Callable[[State], Any], wrappers: tuple[str, ...] | None, state: State, tmp_path: Path
+) -> None:
+    found = identified(wrap(state), tmp_path)
+    assert found.design == families.cifar(8).replace(name="", stages=found.design.stages)
+    assert found.name == "cifar_resnet8 with shortcut B"
+    assert wrappers is None or found.wrappers == wrappers
+
+
+def test_what_is_left_aside_is_named(state: State, tmp_path: Path) -> None:
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+    content = {"state_dict": {**state, "n_averaged": torch.tensor(3)}, "optimizer": optimizer, "epoch": 7, "best": 91.2}
+    assert identified(content, tmp_path).ignored == ("optimizer", "epoch", "best", "n_averaged")
+
+
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema"])
+def test_averaged_weights_are_preferred_and_the_last_ones_can_be_had(key: str, state: State, tmp_path: Path) -> None:
+    averaged = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    torch.save({"state_dict": state, key: prefixed(averaged, "module.")}, tmp_path / "a.pth")
+    stem = "stem.0.conv.weight"
+    assert torch.equal(dialects.load(tmp_path / "a.pth").network.state_dict()[stem], averaged["conv1.weight"])
+    assert torch.equal(dialects.load(tmp_path / "a.pth", ema=False).network.state_dict()[stem], state["conv1.weight"])
+
+
+def test_several_networks_in_one_file_are_not_guessed_between(state: State, tmp_path: Path) -> None:
+    torch.save({"student": state, "teacher": state}, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", "several networks", "student, teacher")
+
+
+# Hints and what tensors cannot tell
+
+
+def flags(found: dialects.Identification) -> list[str]:
+    return [choice.flag for choice in found.choices]
+
+
+def test_only_what_this_file_leaves_open_is_named(state: State, tmp_path: Path) -> None:
+    bottlenecks = peers.CifarNetwork((1, 1, 1, 1), 16, 4, "shortcut", "linear")
+    assert flags(identified(state, tmp_path)) == []
+    assert flags(identified(peers.akamaster(8).state_dict(), tmp_path)) == ["--shortcut A"]
+    assert flags(identified(bottlenecks.state_dict(), tmp_path)) == ["--stride-on 1x1"]
+    basic = peers.transformers("basic", (1, 1), hidden_sizes=(64, 96), num_labels=2)
+    assert flags(identified(basic.state_dict(), tmp_path)) == []
+    deep = peers.transformers("bottleneck", (1, 1), hidden_sizes=(64, 96), embedding_size=32, num_labels=2)
+    assert flags(identified(deep.state_dict(), tmp_path)) == ["--strides 2,2", "--stride-on 1x1"]
+
+
+def test_each_flag_changes_what_it_says(tmp_path: Path) -> None:
+    state = peers.akamaster(8).state_dict()
+    assert identified(state, tmp_path).name == "cifar_resnet8 with shortcut A-centred"
+    assert identified(state, tmp_path, shortcut="A").name == "cifar_resnet8"
+    assert identified(state, tmp_path, skip=False).name == "cifar_plain8"
+    own = plusx.build(families.cifar(8)).state_dict()
+    assert identified(own, tmp_path).design.name == "cifar_resnet8"
+    assert identified(own, tmp_path, order="relu_preact").name == "cifar_resnet8 with order relu_preact"
+    assert identified(own, tmp_path, strides=(1, 2, 1)).name == "cifar_resnet8 with output stride 2"
+    assert identified(own, tmp_path, output_stride=2).design == families.cifar(8).with_output_stride(2).replace(name="")
+
+
+@pytest.mark.parametrize(
+    ("hints", "words"),
+    [
+        ({"stride_on": "1x1"}, ("stride_on", "no use")),
+        ({"shortcut": "A"}, ("shortcut 'A'", "possible: B")),
+        ({"shortcut": "Z"}, ("shortcut 'Z'",)),
+        ({"skip": False}, ("skip False",)),
+        ({"order": "full_preact"}, ("order", "no use")),
+        ({"strides": (1, 2)}, ("strides",)),
+        ({"output_stride": 3}, ("output_stride",)),
+    ],
+)
+def test_a_hint_that_the_file_leaves_no_room_for_is_refused(
+    hints: dict[str, Any], words: tuple[str, ...], file: Path
+) -> None:
+    refused(file, *words, **hints)
+
+
+def test_the_report_says_it_all_to_people_and_to_programs(tmp_path: Path) -> None:
+    net = peers.scramble(peers.timm("seresnet18", num_classes=7, in_chans=1))
+    found = identified({"model": net.state_dict()}, tmp_path)
+    text, data = str(found), found.to_dict()
+    assert found.name == "seresnet18 with 7 classes, 1 input channel"
+    assert "squeeze-excitation" not in found.name
+    for word in ("seresnet18", "timm", "model", "building", "--output-stride 16", "float32"):
+        assert word in text
+    assert json.loads(json.dumps(data)) == data
+    assert (data["dialect"], data["classes"], data["in_channels"], data["layers"]) == ("timm", 7, 1, 18)
+    assert data["params"] == sum(p.numel() for p in net.parameters())
+    assert data["tensors"] == len(net.state_dict())
+    assert Design.from_dict(data["design"]) == found.design
+
+
+# Loading
+
+
+def test_loading_gives_the_same_logits_in_eval_mode_and_trainable(peer: peers.CifarNetwork, file: Path) -> None:
+    loaded = dialects.load(file)
+    assert not loaded.network.training
+    assert all(parameter.requires_grad for parameter in loaded.network.parameters())
+    assert loaded.report.counts == {"kept": len(peer.state_dict()), "adapted": 0, "dropped": 0, "fresh": 0}
+    assert loaded.design is loaded.network.design
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32_and_it_is_said(dtype: torch.dtype, state: State, tmp_path: Path) -> None:
+    other = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    save_file(other, tmp_path / "a.safetensors")
+    loaded = dialects.load(tmp_path / "a.safetensors")
+    assert {p.dtype for p in loaded.network.parameters()} == {torch.float32}
+    assert torch.equal(loaded.network.state_dict()["head.fc.bias"], other["fc.bias"].float())
+    assert "to float32" in loaded.report.tensors[0].how
+    assert loaded.report.identification.dtypes == (str(dtype).removeprefix("torch."),)
+
+
+def test_another_number_of_classes_gets_a_fresh_seeded_head(file: Path, state: State) -> None:
+    one, again, other = (dialects.load(file, num_classes=5, seed=seed) for seed in (0, 0, 1))
+    weight = "head.fc.weight"
+    assert one.network(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+    assert torch.equal(one.network.state_dict()[weight], again.network.state_dict()[weight])
+    assert not torch.equal(one.network.state_dict()[weight], other.network.state_dict()[weight])
+    assert one.report.counts == {"kept": len(state) - 2, "adapted": 0, "dropped": 2, "fresh": 2}
+    assert dialects.load(file, num_classes=10).report.counts["fresh"] == 0
+    assert dialects.load(file, num_classes=0).network(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
+    assert "dropped" in str(one.report)
+    assert "fc.weight" in str(one.report)
+
+
+def test_a_grey_image_gives_what_its_three_equal_channels_would(file: Path) -> None:
+    whole, grey = dialects.load(file).network, dialects.load(file, in_channels=1).network
+    x = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(grey(x), whole(x.expand(-1, 3, -1, -1)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_the_stem_adapts_as_timms_does(channels: int, file: Path, state: State) -> None:
+    from timm.models import adapt_input_conv
+
+    loaded = dialects.load(file, in_channels=channels)
+    expected = adapt_input_conv(channels, state["conv1.weight"])
+    torch.testing.assert_close(loaded.network.state_dict()["stem.0.conv.weight"], expected)
+    assert [tensor.theirs for tensor in loaded.report.tensors if tensor.fate == "adapted"] == ["conv1.weight"]
+    assert loaded.design.stem.in_channels == channels
+
+
+@pytest.mark.parametrize("options", [{"num_classes": -1}, {"in_channels": 0}, {"num_classes": "5"}])
+def test_impossible_sizes_are_refused(options: dict[str, Any], file: Path) -> None:
+    with pytest.raises(DesignError):
+        dialects.load(file, **options)
+
+
+def test_a_file_can_be_held_to_a_design(tmp_path: Path) -> None:
+    state = peers.scramble(peers.torchvision("resnet18", num_classes=5)).state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    assert dialects.load(tmp_path / "a.pth", design="resnet18").design == families.design("resnet18").with_classes(5)
+    refused(tmp_path / "a.pth", "resnet34", design="resnet34")
+    refused(
+        tmp_path / "a.pth", "fc.weight is [5, 512], where resnet18 has [1000, 512]", design=families.design("resnet18")
+    )
+    with pytest.raises(DesignError, match="did you mean"):
+        dialects.load(tmp_path / "a.pth", design="resnt18")
+
+
+def test_files_without_batch_counters_are_as_good(state: State, tmp_path: Path) -> None:
+    """torch counts batches since 0.4.1; older files are still about."""
+    torch.save({n: t for n, t in state.items() if "num_batches" not in n}, tmp_path / "old.pth")
+    loaded = dialects.load(tmp_path / "old.pth")
+    assert loaded.report.counts["fresh"] == sum("num_batches" in name for name in state)
+    assert int(loaded.network.state_dict()["stem.0.norm.num_batches_tracked"]) == 0
+
+
+def test_two_names_for_one_memory_become_two_tensors(state: State, tmp_path: Path) -> None:
+    state["bn1.weight"] = state["bn1.bias"]
+    torch.save(state, tmp_path / "tied.pth")
+    found = dialects.load(tmp_path / "tied.pth").network.state_dict()
+    assert found["stem.0.norm.weight"].data_ptr() != found["stem.0.norm.bias"].data_ptr()
+
+
+# Folders
+
+
+def test_a_timm_folder_tells_classes_mean_and_std(tmp_path: Path) -> None:
+    net = peers.scramble(peers.timm("resnet18", num_classes=2))
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    cfg = {"input_size": [3, 160, 160], "mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}
+    config = {"architecture": "resnet18", "label_names": ["cat", "dog"], "pretrained_cfg": cfg}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = dialects.load(tmp_path)
+    assert (loaded.classes, loaded.input_size) == (("cat", "dog"), 160)
+    assert (loaded.mean, loaded.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architecture": "resnetblur18"}))
+    refused(tmp_path, "resnetblur18", "anti-aliasing")
+
+
+def test_a_transformers_folder_keeps_class_names_there_and_back(tmp_path: Path) -> None:
+    net = peers.transformers("basic", (1, 1), hidden_sizes=(32, 64), id2label={0: "cat", 1: "dog"})
+    peers.scramble(net).save_pretrained(tmp_path / "a")  # type: ignore[operator]
+    images = {"image_mean": [0.5] * 3, "image_std": [0.2] * 3, "size": {"shortest_edge": 96}}
+    (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps(images))
+    dialects.convert(tmp_path / "a", tmp_path / "b.safetensors")
+    dialects.convert(tmp_path / "b.safetensors", tmp_path / "c", to="transformers")
+    loaded = dialects.load(tmp_path / "b.safetensors")
+    assert (loaded.classes, loaded.mean, loaded.std) == (("cat", "dog"), (0.5,) * 3, (0.2,) * 3)
+    assert loaded.input_size == 96
+    assert dialects.load(tmp_path / "c").classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ('{"model_type": "vit"}', ("model_type 'vit'",)),
+        ('{"model_type": "resnet", "hidden_act": "gelu"}', ("hidden_act 'gelu'",)),
+        ("[1]", ("config.json holds no table",)),
+        ("{", ("config.json is not JSON",)),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(
+    config: str, words: tuple[str, ...], state: State, tmp_path: Path
+) -> None:
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(config)
+    refused(tmp_path, *words)
+
+
+def test_a_run_folder_is_as_good_as_its_file(tmp_path: Path) -> None:
+    design = families.cifar(8)
+    (tmp_path / "run").mkdir()
+    weights = Weights(design, plusx.build(design, seed=0).state_dict(), classes=tuple("abcdefghij"))
+    write_weights(tmp_path / "run" / "model.safetensors", weights)
+    assert dialects.load(tmp_path / "run").classes == tuple("abcdefghij")
+    assert dialects.identify(tmp_path / "run").design == design
+
+
+# Converting
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
+def test_convert_never_overwrites_unless_asked(suffix: str, file: Path, tmp_path: Path, state: State) -> None:
+    target = tmp_path / f"out{suffix}"
+    target.write_text("mine")
+    with pytest.raises(WeightsError, match="exists already"):
+        dialects.convert(file, target, to="chenyaofo")
+    assert target.read_text() == "mine"
+    report = dialects.convert(file, target, to="chenyaofo", overwrite=True)
+    back = load_file(target) if suffix == ".safetensors" else torch.load(target, weights_only=True)
+    assert set(back) == set(state)
+    assert report.to_dict()["files"] == [str(target)]
+    assert str(target) in str(report).replace("\n", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["net.pth", target.name])
+
+
+def test_an_existing_folder_of_transformers_is_not_touched(tmp_path: Path) -> None:
+    net = peers.scramble(peers.transformers("basic", (1,), hidden_sizes=(32,), num_labels=2))
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("mine")
+    with pytest.raises(WeightsError, match="exists already"):
+        dialects.convert(tmp_path / "a.pth", tmp_path / "out", to="transformers")
+    assert (tmp_path / "out" / "config.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("target", "to", "words"),
+    [
+        ("out.safetensors", "torchvison", "did you mean 'torchvision'"),
+        ("out.safetensors", "", "is not one of"),
+        ("out.onnx", "timm", ".onnx is not one of"),
+        ("out.pth", "plusx", ".pth is not one of .safetensors"),
+        ("out", "torchvision", "no suffix"),
+        ("no/such/out.pth", "torchvision", "there is no folder"),
+    ],
+)
+def test_a_wrong_target_is_refused_before_anything_is_read(target: str, to: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=words):
+        dialects.convert(tmp_path / "missing.pth", tmp_path / target, to=to)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _design(
+    block: Any, stem: Any = None, widths: tuple[int, ...] = (64, 128, 256, 512), inner: int = 1, **stage: Any
+) -> Design:
+    bottleneck = block.kind == "bottleneck"
+    widths = tuple(4 * width for width in widths) if bottleneck else widths
+    stages = [
+        Stage(depth=1, width=w, mid=w * inner // 4 if bottleneck else None, stride=2 if i else 1, block=block, **stage)
+        for i, w in enumerate(widths)
+    ]
+    return Design(stem=stem or ImageNetStem(), stages=tuple(stages), head=Head(classes=3))
+
+
+INEXPRESSIBLE = [
+    (_design(BuildingSpec(), SmallStem()), "torchvision", "stem.kind 'small'"),
+    (_design(BuildingSpec(), DeepStem()), "torchvision", "stem.kind 'deep'"),
+    (_design(BuildingSpec(), ImageNetStem(width=32)), "torchvision", "stem.width 32"),
+    (_design(BuildingSpec(shortcut="C")), "timm", "block.shortcut 'C'"),
+    (_design(BuildingSpec(skip=False)), "torchvision", "block.skip false"),
+    (_design(BuildingSpec(order="relu_preact")), "timm", "block.order 'relu_preact'"),
+    (_design(BuildingSpec(groups=2)), "torchvision", "block.groups 2"),
+    (_design(BottleneckSpec(groups=2)), "transformers", "block.groups 2"),
+    (_design(BottleneckSpec(stride_on="1x1")), "torchvision", "block.stride_on '1x1'"),
+    (_design(BuildingSpec(), squeeze=8), "transformers", "squeeze-excitation"),
+    (_design(BuildingSpec(), squeeze=8), "timm", "squeeze 8"),
+    (_design(BuildingSpec(), widths=(64, 128)), "torchvision", "2 stages"),
+    (_design(BuildingSpec(), widths=(64, 96, 128, 160)), "torchvision", "stages\\[\\].width"),
+    (_design(BuildingSpec(order="full_preact")), "timm", "identity shortcut"),
+    (_design(BottleneckSpec()).with_output_stride(8), "transformers", "dilation"),
+    (_design(BuildingSpec()).with_output_stride(8), "torchvision", "dilation"),
+    (_design(BottleneckSpec()).with_classes(0), "torchvision", "head.classes 0"),
+    (_design(BuildingSpec(), DeepStem(mid=(8, 16))), "timm", "stem.mid"),
+    (families.design("cifar_resnet20"), "akamaster", "block.shortcut 'A'"),
+    (families.wrn(10, 1), "chenyaofo", "block.order"),
+    (_design(BottleneckSpec(), widths=(16, 32), inner=2), "transformers", "stages\\[\\].mid"),
+]
+
+
+@pytest.mark.parametrize(("design", "to", "words"), INEXPRESSIBLE)
+def test_a_design_that_a_dialect_cannot_express_is_refused_by_its_part(
+    design: Design, to: Any, words: str, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "a.safetensors", tmp_path / "out.pth"
+    write_weights(source, Weights(design, plusx.build(design, seed=0).state_dict()))
+    with pytest.raises(WeightsError, match=f"{to} cannot express .*{words}"):
+        dialects.convert(source, target, to=to)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("to", limits.TARGETS)
+def test_what_a_dialect_can_express_has_names_for_every_tensor(to: limits.Target) -> None:
+    """Over every published Design: either a problem is named, or the names are there and read back as they were."""
+    written = 0
+    for name in families.names():
+        design = families.design(name)
+        if limits.problem(design, to) or to == "plusx":
+            continue
+        ours = list(plusx.build(design, device="meta").state_dict())
+        table = limits.table(design, to)
+        theirs = table.from_plusx(ours)
+        assert len(set(theirs.values())) == len(ours)
+        assert table.to_plusx(theirs.values()) == {their: our for our, their in theirs.items()}
+        written += 1
+    assert written > 0 or to in ("plusx", "akamaster", "chenyaofo", "kuangliu")
+
+
+# Wrong files
+
+
+class Malice:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_malicious_pickle_is_refused_by_name_and_not_run(
+    protocol: int, bare: bool, state: State, tmp_path: Path
+) -> None:
+    trace, path = tmp_path / "ran", tmp_path / "evil.pth"
+    content = {"state_dict": state if not bare else {}, "x": Malice(str(trace))}
+    if bare:
+        path.write_bytes(pickle.dumps(content, protocol=protocol))
+    else:
+        torch.save(content, path, pickle_protocol=protocol)
+    message = refused(path)
+    assert "posix.system" in message or protocol == 4
+    assert "not opened" in message
+    assert not trace.exists()
+
+
+def test_a_pickle_that_needs_a_class_says_which(state: State, tmp_path: Path) -> None:
+    torch.save({"state_dict": state, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", "argparse.Namespace", "state_dict()")
+    torch.save(nn.Linear(2, 2), tmp_path / "b.pth")
+    refused(tmp_path / "b.pth", "torch.nn.modules.linear.Linear")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".bin"])
+@pytest.mark.parametrize("content", [b"", b"hello, this is text\n", b"\x80\x02", b"PK\x03\x04", b"\xff" * 64])
+def test_a_file_of_something_else_is_refused(content: bytes, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(content)
+    refused(path)
+
+
+def test_a_missing_file_an_empty_folder_and_an_unknown_suffix_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "none.pth", "no such file")
+    os.mkfifo(tmp_path / "pipe.pth")
+    refused(tmp_path / "pipe.pth", "no such file")
+    (tmp_path / "pipe.pth").unlink()
+    refused(tmp_path, "folder without model.safetensors")
+    (tmp_path / "a.onnx").write_text("x")
+    refused(tmp_path / "a.onnx", ".onnx is not one of")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.9, 0.9999])
+def test_a_truncated_file_is_refused(share: float, suffix: str, state: State, tmp_path: Path) -> None:
+    path = tmp_path / f"net{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    refused(path)
+
+
+def test_a_header_that_claims_everything_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    refused(tmp_path / "a.safetensors", "safetensors")
+    huge = json.dumps({"conv1.weight": {"dtype": "F32", "shape": [2**40, 3, 7, 7], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "b.safetensors").write_bytes(len(huge).to_bytes(8, "little") + huge + b"\0" * 4)
+    refused(tmp_path / "b.safetensors", "safetensors")
+
+
+def _without(state: State, *names: str) -> State:
+    return {name: tensor for name, tensor in state.items() if name not in names}
+
+
+WRONG: list[tuple[str, Callable[[State], Any], tuple[str, ...]]] = [
+    ("shape", lambda s: {**s, "layer2.0.conv2.weight": torch.zeros(32, 31, 3, 3)}, ("layer2.0.conv2.weight",)),
+    ("bias", lambda s: {**s, "fc.bias": torch.zeros(11)}, ("fc.bias is [11], where", "has [10]")),
+    ("missing", lambda s: _without(s, "layer2.0.bn2.running_var"), ("stages.1.0.branch.1.norm.running_var", "missing")),
+    ("stem", lambda s: _without(s, "conv1.weight"), ("a stem is",)),
+    ("5x5", lambda s: {**s, "conv1.weight": torch.zeros(16, 3, 5, 5)}, ("found 5×5",)),
+    ("block", lambda s: _without(s, *(n for n in s if n.startswith("layer2."))), ("stage 1", "gaps")),
+    ("conv", lambda s: _without(s, "layer2.0.conv2.weight"), ("found 3×3",)),
+    ("extra", lambda s: {**s, "layer9.9.se.conv.weight": torch.zeros(1, 1, 3)}, ("layer9.9.se.conv.weight",)),
+    ("gate", lambda s: {**s, "layer2.0.se.fc1.weight": torch.zeros(8, 32, 1, 1)}, ("missing",)),
+    ("projection", lambda s: _without(s, *(n for n in s if n.startswith("layer2.0.down"))), ("projections",)),
+    ("int8", lambda s: {**s, "fc.weight": torch.zeros(10, 64, dtype=torch.int8)}, ("fc.weight is torch.int8",)),
+    ("complex", lambda s: {**s, "fc.weight": torch.zeros(10, 64, dtype=torch.complex64)}, ("complex64",)),
+    ("nan", lambda s: {**s, "bn1.bias": torch.full((16,), torch.nan)}, ("bn1.bias", "not finite")),
+    ("f64", lambda s: {**s, "bn1.bias": torch.full((16,), 1e300, dtype=torch.float64)}, ("bn1.bias", "not finite")),
+    ("sparse", lambda s: {**s, "fc.weight": torch.zeros(10, 64).to_sparse()}, ("fc.weight is no plain tensor",)),
+    ("meta", lambda s: {**s, "fc.weight": torch.zeros(10, 64, device="meta")}, ("fc.weight is no plain tensor",)),
+    ("huge", lambda s: {**s, "fc.weight": torch.zeros(1).expand(10**9, 64)}, ("fc.weight claims the shape",)),
+    ("empty", lambda s: {**s, "fc.weight": torch.zeros(0, 64)}, ("empty shape",)),
+    ("scalar", lambda s: {**s, "fc.weight": torch.zeros(10)}, ("fc.weight",)),
+    ("0-dim", lambda s: {**s, "conv1.weight": torch.tensor(1.0)}, ("conv1.weight",)),
+    ("counter", lambda s: {**s, "bn1.num_batches_tracked": torch.zeros(5)}, ("num_batches_tracked",)),
+    ("no stats", lambda s: {n: t for n, t in s.items() if "running" not in n}, ("running statistics",)),
+    (
+        "vgg",
+        lambda s: {"features.0.weight": torch.zeros(64, 3, 3, 3), "classifier.6.bias": torch.zeros(9)},
+        ("no residual",),
+    ),
+    ("list", lambda s: [s], ("expected a dictionary", "list")),
+    ("tensor", lambda s: torch.zeros(3), ("expected a dictionary", "Tensor")),
+    ("nothing", lambda s: {}, ("no tensors",)),
+    ("numbers", lambda s: {"epoch": 3, "lr": 0.1}, ("no tensors", "epoch, lr")),
+    ("many", lambda s: {**s, "x" * 10**5 + ".weight": torch.zeros(3)}, ("nearest dialect",)),
+    ("huge index", lambda s: {**s, "layer99999999.0.conv1.weight": torch.zeros(3)}, ("layer99999999",)),
+    ("far stage", lambda s: {**s, "layer9999.0.conv1.weight": torch.zeros(3)}, ("gaps",)),
+    ("newline", lambda s: {**s, "a\nb.weight": torch.zeros(3)}, ("nearest dialect",)),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_wrong_tensors_are_refused_by_name(
+    change: Callable[[State], Any], words: tuple[str, ...], state: State, tmp_path: Path
+) -> None:
+    torch.save(change(state), tmp_path / "a.pth")
+    message = refused(tmp_path / "a.pth", *words)
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50_gn", "ecaresnet50d", "legacy_seresnet18", "resnetv2_18", "mobilenetv3_small_050"]
+)
+def test_relatives_that_plusx_has_no_block_for_are_refused(name: str, tmp_path: Path) -> None:
+    torch.save(peers.timm(name, num_classes=2).state_dict(), tmp_path / "a.pth")
+    refused(tmp_path / "a.pth")
+
+
+def complaint_about(path: Path) -> str:
+    """Why a file is refused; the empty string where it loads. Anything but an InputError comes through."""
+    try:
+        dialects.load(path)
+    except InputError as problem:
+        return str(problem)
+    return ""
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_mutated_files_give_typed_errors_only(suffix: str, state: State, tmp_path: Path) -> None:
+    """A few hundred seeded mutations of a small file: it still loads, or one line says why not."""
+    path, rng = tmp_path / f"net{suffix}", random.Random(0)
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    whole = path.read_bytes()
+    refusals = 0
+    for _ in range(150):
+        path.write_bytes(_mutated(whole, rng))
+        complaint = complaint_about(path)
+        assert "\n" not in complaint
+        refusals += bool(complaint)
+    assert refusals > 50
+
+
+def _mutated(whole: bytes, rng: random.Random) -> bytes:
+    """A byte changed, a piece cut out, doubled or zeroed: mostly where the headers are, at both ends."""
+    data, edge = bytearray(whole), rng.choice([200, 4000, len(whole)])
+    at = rng.randrange(min(edge, len(data)))
+    at = len(data) - 1 - at if rng.random() < 0.5 else at
+    size = rng.choice([1, 8, 64])
+    match rng.randrange(4):
+        case 0:
+            data[at] ^= 1 << rng.randrange(8)
+        case 1:
+            del data[at : at + size]
+        case 2:
+            data[at:at] = data[at : at + size]
+        case _:
+            data[at : at + size] = bytes(size)
+    return bytes(data)
+
+
+def test_mutated_states_give_typed_errors_only(state: State, tmp_path: Path) -> None:
+    """Whole files of wrong tensors: names dropped, exchanged and renumbered, shapes and kinds changed."""
+    rng, path = random.Random(1), tmp_path / "net.pth"
+    names = list(state)
+    for _ in range(200):
+        broken: dict[Any, Any] = dict(state)
+        for _ in range(rng.randrange(1, 4)):
+            name, other = rng.choice(names), rng.choice(names)
+            match rng.randrange(6):
+                case 0:
+                    broken.pop(name, None)
+                case 1:
+                    broken[name], broken[other] = broken.get(other), broken.get(name)
+                case 2:
+                    broken[name.replace("0", str(rng.randrange(12)))] = broken.pop(name, 1)
+                case 3:
+                    broken[name] = torch.zeros([rng.randrange(5) for _ in range(rng.randrange(6))])
+                case 4:
+                    broken[name] = rng.choice([None, 3, "text", [1], {"a.b": torch.zeros(2)}])
+                case _:
+                    broken[rng.choice([3, "", ".", "a..b", "layer1", ".weight", None])] = torch.zeros(2)
+        torch.save(broken, path)
+        assert "\n" not in complaint_about(path)
