@@ -169,3 +169,8 @@ def scramble(net: nn.Module, seed: int = 0) -> nn.Module:
                 if part.bias is not None:
                     part.bias.copy_(draw(part.bias, -0.5, 0.5))
     return net.eval()
+
+
+def small_state() -> dict[str, Tensor]:
+    """A state dict of the smallest network that a dialect has a name for: chenyaofo's, of 8 layers, 10 classes."""
+    return {name: tensor.clone() for name, tensor in scramble(chenyaofo(8)).state_dict().items()}

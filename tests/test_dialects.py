@@ -115,8 +115,7 @@ def test_timm_networks_that_plusx_has_no_name_for_load_too(name: str, tmp_path: 
 
 @_some_slow(["resnetv2_50", "resnetv2_50d"], ["resnetv2_101", "resnetv2_152", "resnetv2_101d", "resnetv2_152d"])
 def test_timm_resnetv2_is_bit_equal_up_to_its_head(name: str, tmp_path: Path) -> None:
-    hints: dict[str, Any] = {"shortcut": "D"} if name.endswith("d") else {}
-    loaded, theirs = there_and_back(peers.timm(name), "timm", tmp_path, **hints)
+    loaded, theirs = there_and_back(peers.timm(name), "timm", tmp_path)
     network = loaded.network
     x = images(network, 64)
     with torch.inference_mode():

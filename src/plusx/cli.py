@@ -105,8 +105,8 @@ def cost(
     explain
         Reconcile the numbers people argue about, for one network.
     """
-    from plusx import conventions
     from plusx import cost as the_cost
+    from plusx.conventions import explain as the_explanation
     from plusx.cost import costs
 
     if not designs:
@@ -115,7 +115,7 @@ def cost(
     if explain:
         if len(found) > 1:
             raise InputError(f"cost: --explain takes one network, found {len(found)}")
-        _show(conventions.explain(found[0], size), json)
+        _show(the_explanation(found[0], size), json)
     elif len(found) == 1:
         _show(the_cost(found[0], size, batch=batch, detail=detail), json)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from plusx import layers, ledger
+from plusx import layers, ledger, reports
 from plusx.errors import DesignError, did_you_mean
 from plusx.layers import BlockPlan
 from plusx.ledger import Part
@@ -99,12 +99,11 @@ class Comparison(Report):
 
     def __rich__(self) -> "Group":
         from rich.console import Group
-        from rich.table import Table
 
-        table = Table(title=f"two blocks on {self.input[0]}×{self.input[1]} pixels", title_justify="left")
+        table = reports.table(f"two blocks on {self.input[0]}×{self.input[1]} pixels")
         table.add_column("equal", no_wrap=True)
         table.add_column("block", no_wrap=True)
-        for heading in ("width", "mid", "params", "macs", "activations", "training MiB", "second / first"):
+        for heading in ("width", "mid", "params", "macs", "activa-\ntions", "train\nMiB", "second\n/ first"):
             table.add_column(heading, justify="right", no_wrap=True)
         for pairing in self.pairings:
             table.add_row(pairing.equal, *_cells(pairing.first))

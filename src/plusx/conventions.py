@@ -7,13 +7,15 @@ the tools themselves.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plusx import reports
 from plusx.cost import Cost, cost
 from plusx.design import Design
 from plusx.notation import count, shape, share
-from plusx.reports import Report
+from plusx.reports import FirstThatFits, Report
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
 
 class Reading(NamedTuple):
@@ -150,19 +152,21 @@ def _memory(known: Cost) -> tuple[Reading, ...]:
     )
 
 
-def _table(title: str, of: str, rows: tuple[Reading, ...], whole: int) -> Any:
-    from rich.table import Table
+def _table(title: str, of: str, rows: tuple[Reading, ...], whole: int) -> FirstThatFits:
+    """With the exact numbers where there is room."""
+    return FirstThatFits(_columns(title, of, rows, whole, True), _columns(title, of, rows, whole, False))
 
+
+def _columns(title: str, of: str, rows: tuple[Reading, ...], whole: int, exactly: bool) -> "Table":
     from plusx.cost_table import mib
 
-    table = Table(title=title, title_justify="left")
+    table = reports.table(title)
     table.add_column("who or what", no_wrap=True)
-    table.add_column("counts")
-    table.add_column("number", justify="right", no_wrap=True)
-    table.add_column("exactly", justify="right", no_wrap=True)
-    if whole:
-        table.add_column(of, justify="right", no_wrap=True)
+    table.add_column("counts", min_width=40 if exactly else None)
+    for heading in ("number", *(["exactly"] if exactly else []), *([of] if whole else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
     for _, who, counts, value in rows:
-        short, of_whole = (count(value), [share(value, whole)]) if whole else (f"{mib(value)} MiB", [])
-        table.add_row(who, counts, short, f"{value:,}", *of_whole)
+        short = count(value) if whole else f"{mib(value)} MiB"
+        exact, of_whole = [f"{value:,}"] if exactly else [], [share(value, whole)] if whole else []
+        table.add_row(who, counts, short, *exact, *of_whole)
     return table

@@ -4,45 +4,56 @@ from collections.abc import Iterable
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from plusx import notation
+from plusx import notation, reports
 from plusx.cost import Cost
 from plusx.layers import BlockPlan
 from plusx.ledger import Part
 from plusx.notation import count, shape
+from plusx.reports import FirstThatFits
+from plusx.svg import printable
 
 MIB = 2**20
 
 
 def one(cost: Cost) -> Group:
-    """A row for each part that `cost.detail` asks for, and the whole below."""
-    title = f"{cost.design.name or 'a design'} on {shape(cost.input_shape)}"
-    table = Table(title=title, title_justify="left", show_footer=True)
-    whole = cost.network
-    table.add_column("part", footer="in all", no_wrap=True)
-    table.add_column("what")
-    table.add_column("output", footer=shape(whole.shape), justify="right", no_wrap=True)
-    for heading, footer in zip(_HEADINGS, _numbers(whole, cost.batch), strict=True):
-        table.add_column(heading, footer=footer, justify="right", no_wrap=True)
-    for part in cost.rows():
-        table.add_row(part.name, _what(part), shape(part.shape), *_numbers(part, cost.batch))
-    return Group(table, _notes([cost]))
+    """A row for each part that `cost.detail` asks for, and the whole below; without words where there is no room."""
+    return Group(FirstThatFits(_parts(cost, words=True), _parts(cost, words=False)), _notes([cost]))
 
 
 def several(costs: tuple[Cost, ...]) -> Group:
     """A row for each network."""
-    table = Table()
+    table = reports.table()
     table.add_column("network", no_wrap=True)
     table.add_column("input", justify="right", no_wrap=True)
     for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for cost in costs:
-        name = cost.design.name or "a design"
-        table.add_row(name, shape(cost.input_shape), *_numbers(cost.network, cost.batch))
+        table.add_row(Text(_name(cost)), shape(cost.input_shape), *_numbers(cost.network, cost.batch))
     return Group(table, _notes(costs))
 
 
-_HEADINGS = ("params", "macs", "activa-\ntions", "training\nMiB", "peak\nMiB", "field\npx", "macs/\nbyte")
+def _parts(cost: Cost, words: bool) -> Table:
+    table = reports.table(f"{_name(cost)} on {shape(cost.input_shape)}", show_footer=True)
+    whole = cost.network
+    table.add_column("part", footer="in all", no_wrap=True)
+    if words:
+        table.add_column("what", no_wrap=cost.detail == "stage")
+    table.add_column("output", footer=shape(whole.shape), justify="right", no_wrap=True)
+    for heading, footer in zip(_HEADINGS, _numbers(whole, cost.batch), strict=True):
+        table.add_column(heading, footer=footer, justify="right", no_wrap=True)
+    for part in cost.rows():
+        what = (_what(part),) if words else ()
+        table.add_row(part.name, *what, shape(part.shape), *_numbers(part, cost.batch))
+    return table
+
+
+def _name(cost: Cost) -> str:
+    return printable(cost.design.name) or "a design"
+
+
+_HEADINGS = ("params", "macs", "activa-\ntions", "train\nMiB", "peak\nMiB", "field\npx", "macs/\nbyte")
 
 
 def _numbers(part: Part, batch: int) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from plusx import runs
+from plusx import reports, runs
 from plusx.checkpoint import Weights, read_weights
 from plusx.data import Images, Loader, load_files, open_data
 from plusx.data.augment import normalise
@@ -100,10 +100,11 @@ class Evaluation(Report):
         return Group(Text(head), Text(where), self._confusion_table() if full else self._worst_table())
 
     def _confusion_table(self) -> "RenderableType":
-        from rich.table import Table
         from rich.text import Text
 
-        table = Table("class", "images", "right", title="rows: the true class; columns: the class named")
+        table = reports.table("rows: the true class; columns: the class named")
+        for heading in ("class", "images", "right"):
+            table.add_column(heading)
         for index in range(len(self.classes)):
             table.add_column(Text(self.classes[index].name), justify="right")
         for row, result in zip(self.confusion, self.classes, strict=True):
@@ -112,10 +113,11 @@ class Evaluation(Report):
         return table
 
     def _worst_table(self) -> "RenderableType":
-        from rich.table import Table
         from rich.text import Text
 
-        table = Table("class", "images", "right", "most often taken for", title="the classes recognised least")
+        table = reports.table("the classes recognised least")
+        for heading in ("class", "images", "right", "most often taken for"):
+            table.add_column(heading)
         order = sorted((c.accuracy_percent, i) for i, c in enumerate(self.classes) if c.accuracy_percent is not None)
         for _, index in order[:_SHOWN_CLASSES]:
             wrong = [0 if named == index else count for named, count in enumerate(self.confusion[index])]
@@ -164,10 +166,11 @@ class Predictions(Report):
         }
 
     def __rich__(self) -> "RenderableType":
-        from rich.table import Table
         from rich.text import Text
 
-        table = Table("image", "class", "probability")
+        table = reports.table()
+        for heading in ("image", "class", "probability"):
+            table.add_column(heading)
         for image in self.images:
             for position, guess in enumerate(image.top):
                 name = image.file if position == 0 else ""

@@ -1,10 +1,12 @@
 """What a verb returns when it reports: a value that prints as a table and dumps as plain data."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
 
 
 class Report(ABC):
@@ -20,6 +22,38 @@ class Report(ABC):
 
     def __str__(self) -> str:
         return render(self.__rich__())
+
+
+def table(title: str = "", *, show_footer: bool = False) -> "Table":
+    """An empty table as all reports draw theirs: a rule below the headings, two spaces between columns."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    heading = Text(title, style="bold not italic") if title else None  # Text: brackets in a name are no markup
+    return Table(
+        title=heading,
+        title_justify="left",
+        show_footer=show_footer,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+class FirstThatFits:
+    """Shows the first of several renderables whose narrowest form the terminal is wide enough for, or the last."""
+
+    def __init__(self, *renderables: "RenderableType") -> None:
+        self.renderables = renderables
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator["RenderableType"]:
+        from rich.measure import Measurement
+
+        unbounded = options.update(max_width=10_000)
+        widths = [Measurement.get(console, unbounded, renderable).minimum for renderable in self.renderables]
+        fitting = [r for r, width in zip(self.renderables, widths, strict=True) if width <= options.max_width]
+        yield (fitting or [self.renderables[-1]])[0]
 
 
 def render(renderable: "RenderableType", width: int = 120) -> str:

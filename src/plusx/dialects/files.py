@@ -47,7 +47,7 @@ def read(path: Path, *, ema: bool = True) -> Checkpoint:
     WeightsError.
     """
     where = f"reading {path}"
-    file = _file_in(path, where)
+    file = file_in(path)
     content = _read_safetensors(file, where) if file.suffix == ".safetensors" else _read_pickle(file, where)
     state, wrappers, ignored = _unwrapped(content, ema, where)
     named, strays = _tensors(state)
@@ -61,7 +61,9 @@ def read(path: Path, *, ema: bool = True) -> Checkpoint:
     return Checkpoint(path, tensors, (*wrappers, *prefixes), (*ignored, *strays), facts)
 
 
-def _file_in(path: Path, where: str) -> Path:
+def file_in(path: Path) -> Path:
+    """The file of weights that `path` is or, for a folder, has. Raises WeightsError; opens nothing."""
+    where = f"reading {path}"
     try:
         found = path.is_file(), path.is_dir()
     except (OSError, ValueError) as problem:  # a name that no file can have

@@ -12,7 +12,7 @@ from plusx.checkpoint import Weights, is_plusx_file, read_weights
 from plusx.design import Design
 from plusx.dialects import names, published
 from plusx.dialects.configs import Facts
-from plusx.dialects.files import Checkpoint, read
+from plusx.dialects.files import Checkpoint, file_in, read
 from plusx.dialects.infer import Choice, Hints, Shapes, infer
 from plusx.dialects.limits import dialect_of
 from plusx.dialects.names import recognise, some
@@ -38,7 +38,7 @@ def open_weights(path: str | Path, *, ema: bool, design: Design | str | None, hi
     file. Raises WeightsError.
     """
     path = Path(path)
-    if is_plusx_file(path):
+    if file_in(path).suffix == ".safetensors" and is_plusx_file(path):
         return _own(path, design, hints)
     checkpoint, where = read(path, ema=ema), f"reading {path}"
     table, ours = recognise(checkpoint.tensors, where)
