@@ -1,8 +1,7 @@
 """The dialects are proved against the peers themselves: random weights there, the same logits here, and back again.
 
-Equality is bit for bit in fp32 on the CPU, but for peers that end differently: timm's resnetv2 (its classifier is a 1×1
-convolution) and two of the CIFAR repositories (they pool with `avg_pool2d`). Both sum in another order than a linear
-layer and adaptive pooling do, on equal numbers, as their tests show. The large networks are marked slow.
+Equality is bit for bit in fp32 on the CPU, but for two of the CIFAR repositories: they pool with `avg_pool2d`, which
+sums equal numbers in another order than adaptive pooling does, as their tests show. The large networks are marked slow.
 """
 
 from collections.abc import Callable
@@ -114,17 +113,8 @@ def test_timm_networks_that_plusx_has_no_name_for_load_too(name: str, tmp_path: 
 
 
 @_some_slow(["resnetv2_50", "resnetv2_50d"], ["resnetv2_101", "resnetv2_152", "resnetv2_101d", "resnetv2_152d"])
-def test_timm_resnetv2_is_bit_equal_up_to_its_head(name: str, tmp_path: Path) -> None:
-    loaded, theirs = there_and_back(peers.timm(name), "timm", tmp_path)
-    network = loaded.network
-    x = images(network, 64)
-    with torch.inference_mode():
-        maps = network.get_submodule("head.act")(network.get_submodule("head.norm")(network.features(x)[-1]))
-        pooled = network.get_submodule("head.pool")(maps)
-        head = fc_of(network)
-        as_there = functional.conv2d(pooled[:, :, None, None], head.weight[:, :, None, None], head.bias).flatten(1)
-        assert torch.equal(as_there, theirs)
-        assert same_up_to_order(network(x), theirs, head, pooled)
+def test_timm_resnetv2_is_bit_equal_both_ways(name: str, tmp_path: Path) -> None:
+    loaded = proves(peers.timm(name), "timm", tmp_path)
     if not name.endswith("d"):
         assert loaded.design == families.design(name)
 

@@ -23,9 +23,7 @@ def without_comments(text: str) -> str:
 
 
 def test_both_languages_show_the_same_commands() -> None:
-    english, chinese = (
-        [(language, without_comments(text)) for language, text in pieces(name)] for name in READMES
-    )
+    english, chinese = ([(language, without_comments(text)) for language, text in pieces(name)] for name in READMES)
     assert english == chinese
     assert len(english) >= 8
 
@@ -46,4 +44,6 @@ def test_the_tour_runs_as_it_stands(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
     assert (tmp_path / "run" / "model.safetensors").is_file()
-    assert {"resnet50.svg", "bottleneck.svg", "mine.svg", "resnet50.safetensors"} <= {p.name for p in tmp_path.iterdir()}
+    assert {"resnet50.svg", "bottleneck.svg", "mine.svg", "resnet50.safetensors"} <= {
+        p.name for p in tmp_path.iterdir()
+    }

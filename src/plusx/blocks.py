@@ -202,6 +202,16 @@ class GlobalPool(nn.Module):
         return functional.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
+class PointwiseLinear(nn.Linear):
+    """A linear layer computed as a 1×1 convolution of one pixel: N in_features → N out_features.
+
+    The same terms as nn.Linear, summed in another order: that of the heads that are written as convolutions.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x[:, :, None, None], self.weight[:, :, None, None], self.bias).flatten(1)
+
+
 def module(layer: Layer) -> nn.Module:
     """The torch module of one described layer."""
     match layer:
@@ -222,8 +232,8 @@ def module(layer: Layer) -> nn.Module:
             return SqueezeExcitation(channels, squeeze)
         case layers.GlobalPool():
             return GlobalPool()
-        case layers.Linear(i, o):
-            return nn.Linear(i, o)
+        case layers.Linear(i, o, pointwise):
+            return PointwiseLinear(i, o) if pointwise else nn.Linear(i, o)
 
 
 _NAMES = {

@@ -149,8 +149,9 @@ def weights_path(path: str | Path) -> Path:
         if not (path / WEIGHTS_FILE).is_file():
             raise WeightsError(f"reading {path}: a folder without {WEIGHTS_FILE}, so not a run of plusx train")
         return path / WEIGHTS_FILE
-    if not path.exists():
-        raise WeightsError(f"reading {path}: there is no such file or run folder")
+    if not path.is_file():
+        found = "that is neither a file nor a folder" if path.exists() else "there is no such file or run folder"
+        raise WeightsError(f"reading {path}: {found}")
     return path
 
 

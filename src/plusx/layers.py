@@ -92,10 +92,14 @@ class GlobalPool:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A fully connected layer with bias: N in_features → N out_features."""
+    """A fully connected layer with bias: N in_features → N out_features.
+
+    `pointwise`: computed as a 1×1 convolution of one pixel: the same terms, summed in another order.
+    """
 
     in_features: int
     out_features: int
+    pointwise: bool = False
 
 
 Layer = Conv | Norm | Act | MaxPool | AvgPool | Pad | Gate | GlobalPool | Linear
@@ -318,10 +322,15 @@ def _stem(design: Design) -> tuple[Layer, ...]:
 
 
 def _head(design: Design) -> tuple[Layer, ...]:
-    """Pooling and classifier, after the norm and activation that pre-activation blocks leave undone."""
+    """Pooling and classifier, after the norm and activation that pre-activation blocks leave undone.
+
+    The full pre-activation networks' classifier is pointwise, as timm's is, so that logits agree to the last bit.
+    """
     last = design.stages[-1]
-    pool: tuple[Layer, ...] = (*_loose(_ORDERS[last.block.order].before, last.width), GlobalPool(last.width))
-    return (*pool, Linear(last.width, design.head.classes)) if design.head.classes else pool
+    before = _ORDERS[last.block.order].before
+    pool: tuple[Layer, ...] = (*_loose(before, last.width), GlobalPool(last.width))
+    classifier = Linear(last.width, design.head.classes, pointwise=before == "norm act")
+    return (*pool, classifier) if design.head.classes else pool
 
 
 def _block(

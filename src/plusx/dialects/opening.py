@@ -187,8 +187,6 @@ def _notes(checkpoint: Checkpoint, table: names.Table, design: Design, made: int
         found.append("whether max pooling follows the 3×3 stem, tensors do not say; none is taken")
     if table is names.LINEAR and design.stem.kind == "small":
         found.append("the repository pools with avg_pool2d, which sums in another order: logits differ by rounding")
-    if table.conv_head:
-        found.append("timm's head is a 1×1 convolution, which sums in another order: logits differ by rounding")
     return tuple(found)
 
 

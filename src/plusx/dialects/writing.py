@@ -89,6 +89,4 @@ def advice(design: Design, to: Target) -> tuple[str, ...]:
         notes.append("stochastic depth is no tensor: give it to the constructor again")
     if to in ("akamaster", "kuangliu"):
         notes.append(f"{to} pools with avg_pool2d, which sums in another order: logits differ by rounding")
-    if limits.table(design, to).conv_head:
-        notes.append("timm's head is a 1×1 convolution, which sums in another order: logits differ by rounding")
     return tuple(notes)
