@@ -270,3 +270,27 @@ def test_a_handful_of_images_is_enough(tmp_path: Path) -> None:
             Image.new("L", (8, 8), 10 + number + 200 * (name == "light")).save(tmp_path / "p" / name / f"{number}.png")
     run = quick(tmp_path / "p", tmp_path / "run")
     assert (run.train_images, run.held_out_images, run.design.stem.in_channels) == (2, 2, 1)
+
+
+def test_small_steps_run_on_one_thread_and_the_setting_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads wait for the slowest at every layer, and a small step has little to share."""
+    used: list[int] = []
+    fit = train_module.fit
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        used.append(torch.get_num_threads())
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(train_module, "fit", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        quick("digits", tmp_path / "small")
+        monkeypatch.setattr(train_module, "MACS_PER_THREAD", 1_000_000)
+        quick("digits", tmp_path / "large")
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert used == [1, 4]
