@@ -215,6 +215,7 @@ def test_compiles_without_a_graph_break(spec: BuildingSpec | BottleneckSpec, mod
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_compiles_with_inductor() -> None:
     """Needs a C++ compiler; a minute."""
     net = randomised(small(BottleneckSpec(groups=2)))

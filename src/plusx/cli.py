@@ -8,17 +8,19 @@ Each verb is imported when its command runs, so that `plusx --help` is quick.
 import json
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token
 
 from plusx import __version__
 from plusx.errors import InputError, PlusxError
 
 if TYPE_CHECKING:
     from plusx.design import Design
-    from plusx.dialects.infer import Hints
+    from plusx.dialects.infer import Hints as TensorHints
     from plusx.reports import Report
 
 app = App(
@@ -33,10 +35,32 @@ OneDesign = Annotated[str, Parameter(name="NAME|FILE", show_default=False)]
 Designs = Annotated[str, Parameter(name="NAME|FILE", show_default=False)]
 Input = Annotated[str | None, Parameter(name="--input")]
 Detail = Literal["stage", "block", "layer"]
-StrideOn = Literal["1x1", "3x3"] | None
-Shortcut = Literal["identity", "A", "A-centred", "B", "C", "D"] | None
-Order = Literal["original", "bn_after_add", "relu_before_add", "relu_preact", "full_preact"] | None
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead.")]
+
+
+def _numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    parts = tokens[0].value.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"{tokens[0].value!r} is not numbers with commas between them, such as 1,2,2,2")
+    return tuple(map(int, parts))
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What tensors cannot tell."""
+
+    stride_on: Literal["1x1", "3x3"] | None = None
+    """The convolution of a bottleneck that subsamples: 1x1 (the paper) or 3x3 (v1.5)."""
+    shortcut: Literal["identity", "A", "A-centred", "B", "C", "D"] | None = None
+    """What x passes on its way to the addition, where shapes change."""
+    order: Literal["original", "bn_after_add", "relu_before_add", "relu_preact", "full_preact"] | None = None
+    """The order of operations in a block."""
+    skip: bool | None = None
+    """--no-skip: the plain twin, without additions."""
+    strides: Annotated[tuple[int, ...] | None, Parameter(converter=_numbers, n_tokens=1, negative=())] = None
+    """Of each stage's first block: --strides 1,2,2,2."""
+    output_stride: int | None = None
+    """Input pixels per pixel of the last stage, where strides gave way to dilation."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -194,13 +218,8 @@ def draw(
 def identify(
     file: Path,
     *,
-    stride_on: StrideOn = None,
-    shortcut: Shortcut = None,
-    order: Order = None,
-    skip: bool | None = None,
-    strides: tuple[int, ...] | None = None,
-    output_stride: int | None = None,
     ema: bool = True,
+    hints: Annotated[Hints | None, Parameter(name="*")] = None,
     json: Json = False,
 ) -> None:
     """Say what network a weights file holds, and what its tensors cannot tell.
@@ -209,25 +228,12 @@ def identify(
     ----------
     file
         A .safetensors or .pth file, a run folder, or a folder of transformers or timm.
-    stride_on
-        The convolution of a bottleneck that subsamples: 1x1 (the paper) or 3x3 (v1.5).
-    shortcut
-        identity, A, A-centred, B, C or D.
-    order
-        original, bn_after_add, relu_before_add, relu_preact or full_preact.
-    skip
-        --no-skip: the plain twin, without additions.
-    strides
-        Of each stage's first block.
-    output_stride
-        Input pixels per pixel of the last stage, where strides gave way to dilation.
     ema
         Where a file has weights averaged over training, take those.
     """
     from plusx import identify as the_identification
 
-    hints = _hints(stride_on, shortcut, order, skip, strides, output_stride)
-    _show(the_identification(file, ema=ema, **hints), json)
+    _show(the_identification(file, ema=ema, **_given(hints)), json)
 
 
 @app.command
@@ -238,13 +244,8 @@ def convert(
     to: str = "plusx",
     design: str | None = None,
     overwrite: bool = False,
-    stride_on: StrideOn = None,
-    shortcut: Shortcut = None,
-    order: Order = None,
-    skip: bool | None = None,
-    strides: tuple[int, ...] | None = None,
-    output_stride: int | None = None,
     ema: bool = True,
+    hints: Annotated[Hints | None, Parameter(name="*")] = None,
     json: Json = False,
 ) -> None:
     """Write a weights file anew in another dialect.
@@ -261,14 +262,13 @@ def convert(
         Insist that the file holds this network.
     overwrite
         Replace a target that exists.
-    stride_on, shortcut, order, skip, strides, output_stride, ema
-        What tensors cannot tell, as in identify.
+    ema
+        Where a file has weights averaged over training, take those.
     """
     from plusx import convert as the_conversion
 
-    hints = _hints(stride_on, shortcut, order, skip, strides, output_stride)
     insisted = None if design is None else _design(design)
-    _show(the_conversion(source, target, to=to, design=insisted, overwrite=overwrite, ema=ema, **hints), json)  # type: ignore[arg-type]
+    _show(the_conversion(source, target, to=to, design=insisted, overwrite=overwrite, ema=ema, **_given(hints)), json)  # type: ignore[arg-type]
 
 
 @app.command
@@ -367,22 +367,8 @@ def _size(text: str | None) -> int | tuple[int, int] | None:
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
-def _hints(
-    stride_on: StrideOn,
-    shortcut: Shortcut,
-    order: Order,
-    skip: bool | None,
-    strides: tuple[int, ...] | None,
-    output_stride: int | None,
-) -> "Hints":
-    return {
-        "stride_on": stride_on,
-        "shortcut": shortcut,
-        "order": order,
-        "skip": skip,
-        "strides": strides,
-        "output_stride": output_stride,
-    }
+def _given(hints: Hints | None) -> "TensorHints":
+    return cast("TensorHints", {} if hints is None else asdict(hints))
 
 
 def _show(report: "Report", as_json: bool) -> None:
