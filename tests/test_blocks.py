@@ -226,6 +226,13 @@ def test_full_backward_hooks_work_on_every_module(kind: type, order: Order, shor
         (lambda: Bottleneck(8, 0), "0 is not a positive whole number"),
         (lambda: Bottleneck(8, 4, stride_on="2x2"), "stride_on: '2x2' is not one of"),  # type: ignore[arg-type]
         (lambda: BuildingBlock(8, squeeze=0), "squeeze: 0"),
+        (lambda: BuildingBlock(8, out_channels=0), "out_channels: 0"),
+        (lambda: BuildingBlock(8, first_dilation=0), "first_dilation: 0"),
+        (lambda: BuildingBlock(8, first_dilation=1, stride=2), "but the stride is 2"),
+        (lambda: BuildingBlock(8, stochastic_depth=1.0), "stochastic_depth: 1.0 does not fit"),
+        (lambda: BuildingBlock(8, stochastic_depth=0.5, skip=False), "0 in a plain block"),
+        (lambda: BuildingBlock(8, shortcut="E", skip=False), "shortcut: 'E'"),  # type: ignore[arg-type]
+        (lambda: ConvBlock(8, 8, order="foo"), "order: 'foo'"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_options_are_named(build: object, message: str) -> None:

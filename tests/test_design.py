@@ -1,5 +1,6 @@
 """The Design as a value: round trips, equality, digest, errors that name the place, and no torch."""
 
+import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plusx import families
+from plusx import families, layers
 from plusx.design import (  # every name a pasted repr may use
     BottleneckSpec,
     BuildingSpec,
@@ -110,14 +111,11 @@ def test_the_example_of_the_readme_reads() -> None:
 
 def test_the_digest_is_frozen_and_ignores_the_name() -> None:
     """Files carry digests: these may never change."""
-    assert families.design("resnet50").digest[:16] == DIGESTS["resnet50"]
-    assert families.design("cifar_resnet20").digest[:16] == DIGESTS["cifar_resnet20"]
+    golden = json.loads((Path(__file__).parent / "golden" / "digests.json").read_text())
+    assert {name: families.design(name).digest for name in families.names()} == golden
     assert families.resnet(50, name="other").digest == families.resnet(50).digest
-    digests = [families.design(name).digest for name in families.names()]
-    assert len(set(digests)) == len(digests)
+    assert len(set(golden.values())) == len(golden)
 
-
-DIGESTS = {"resnet50": "3c502a30b8024542", "cifar_resnet20": "14664a12543f73a2"}
 
 STEM = '[stem]\nkind = "imagenet"\n'
 STAGE = '[block]\nkind = "building"\n[[stages]]\ndepth = 2\nwidth = 64\n'
@@ -149,6 +147,9 @@ STAGE = '[block]\nkind = "building"\n[[stages]]\ndepth = 2\nwidth = 64\n'
         (STEM + STAGE.replace('"building"', '"building"\nshortcut = "A"').replace("64", "32"), "cannot take 64 to 32"),
         (STEM + STAGE.replace('"building"', '"building"\nstochastic_depth = 1.0'), "stochastic_depth: 1.0"),
         (STEM + STAGE.replace('"building"', '"building"\norder = "preact"'), "order: 'preact' is not one of"),
+        (STEM + STAGE.replace("depth = 2", "depth = 3000000"), "less than or equal to 10000"),
+        (STEM + STAGE.replace("width = 64", "width = 9999999"), "less than or equal to 1048576"),
+        (STEM + STAGE + "stride = 2\nfirst_dilation = 1", "first_dilation stands for a stride that was removed"),
         (STEM + "stages = []", "stages"),
         (STEM + "stages = 3", "stages"),
         (STEM + STAGE + '[stages.block]\nkind = "building"', "the shared one is not used"),
@@ -199,8 +200,19 @@ def test_output_stride_turns_stride_into_dilation() -> None:
     assert [(stage.stride, stage.dilation) for stage in at8.stages] == [(1, 1), (2, 1), (1, 2), (1, 4)]
     assert [f.stride for f in at8.features] == [4, 8, 8, 8]
     assert design.with_output_stride(32) == design
+    assert [stage.first_dilation for stage in at8.stages] == [None, None, 1, 2]
+    assert at8.with_output_stride(8) == at8
     with pytest.raises(DesignError, match="output_stride: 12 is not one of 4, 8, 16, 32"):
         design.with_output_stride(12)
+    with pytest.raises(DesignError, match="dilated already"):
+        at8.with_output_stride(4)
+
+
+def test_dilation_by_hand_reaches_every_3x3_and_adds_no_projection() -> None:
+    stages = tuple(stage.replace(dilation=2) for stage in families.resnet(18).stages[:1])
+    plan = layers.network(families.resnet(18).replace(stages=stages)).stages[0].first
+    assert [conv.dilation for conv in plan.branch if isinstance(conv, layers.Conv)] == [2, 2]
+    assert plan.shortcut == ()
 
 
 def test_designs_and_families_import_no_torch() -> None:

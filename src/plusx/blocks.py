@@ -23,7 +23,7 @@ attributions work on every one. All tensors are N C H W.
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Unpack
+from typing import Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from plusx import layers
 from plusx.design import StrideOn
+from plusx.errors import DesignError
 from plusx.layers import BlockOptions, BlockPlan, ConvOrder, Layer
 
 
@@ -43,6 +44,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, plan: BlockPlan, stochastic_depth: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= stochastic_depth < 1 or (stochastic_depth and plan.shortcut is None):
+            fits = "from 0 to below 1, and 0 in a plain block"
+            raise DesignError(f"stochastic_depth: {stochastic_depth!r} does not fit; accepted are rates {fits}")
         self.preact = assemble(plan.preact)
         self.branch = nn.Sequential(*map(module, plan.branch))
         self.shortcut = None if plan.shortcut is None else assemble(plan.shortcut)
@@ -94,7 +98,8 @@ class ConvBlock(nn.Sequential):
     """Convolution without bias, batch norm, ReLU: N in_channels H W → N out_channels ceil(H/stride) ceil(W/stride).
 
     Its children are `conv`, `norm` and `act`, in the `order` they run; `activation=False` leaves `act` out.
-    Padding is (k_size - 1) // 2, times the dilation. Source: arXiv 1512.03385 §3.4.
+    Padding is (k_size - 1) // 2, times the dilation: the shape above is that of an odd `k_size`. Raises DesignError for
+    another `order`. Source: arXiv 1512.03385 §3.4.
     """
 
     def __init__(
@@ -109,7 +114,9 @@ class ConvBlock(nn.Sequential):
         groups: int = 1,
         order: ConvOrder = "conv norm act",
     ) -> None:
-        normed = out_channels if order.startswith("conv") else in_channels if order.startswith("norm") else out_channels
+        if order not in get_args(ConvOrder):
+            raise DesignError(f"order: {order!r} is not one of {', '.join(get_args(ConvOrder))}")
+        normed = in_channels if order.startswith("norm") else out_channels
         parts: dict[str, nn.Module] = {
             "conv": nn.Conv2d(
                 in_channels,

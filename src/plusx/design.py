@@ -8,6 +8,9 @@
 
 A Design says what a network computes, in the words of "Deep Residual Learning for Image Recognition"
 (arXiv 1512.03385). It can be written as TOML or JSON, compared, hashed and searched; `plusx.build` makes it a network.
+
+Files and digests leave defaults out, so a default is part of the file format: new fields may come, with a default that
+keeps the meaning of old files, but no default ever changes. Tests hold every published network's digest.
 """
 
 import hashlib
@@ -15,7 +18,7 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from plusx.errors import DesignError, InputError
 from plusx.values import Value
@@ -44,6 +47,8 @@ full_preact      BN-ReLU-conv-BN-ReLU-conv, add       (e) the "v2" networks
 StrideOn = Literal["1x1", "3x3"]
 """Which convolution of a bottleneck subsamples: the first 1×1 (the paper), or the 3×3 (PyTorch's "v1.5")."""
 
+Channels = Annotated[int, Field(gt=0, le=2**20)]
+Dilation = Annotated[int, Field(gt=0, le=2**10)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -55,8 +60,8 @@ class ImageNetStem(_Part):
     """A 7×7 convolution of stride 2 and 3×3 max pooling of stride 2 (arXiv 1512.03385, Table 1). Stride 4 in all."""
 
     kind: Literal["imagenet"] = "imagenet"
-    width: PositiveInt = 64
-    in_channels: PositiveInt = 3
+    width: Channels = 64
+    in_channels: Channels = 3
     stride: ClassVar[int] = 4
 
 
@@ -67,9 +72,9 @@ class DeepStem(_Part):
     """
 
     kind: Literal["deep"] = "deep"
-    width: PositiveInt = 64
-    mid: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] = (32, 32)
-    in_channels: PositiveInt = 3
+    width: Channels = 64
+    mid: Annotated[tuple[Channels, Channels], Field(strict=False)] = (32, 32)
+    in_channels: Channels = 3
     stride: ClassVar[int] = 4
 
 
@@ -77,8 +82,8 @@ class SmallStem(_Part):
     """One 3×3 convolution of stride 1, for small images (arXiv 1512.03385 §4.2)."""
 
     kind: Literal["small"] = "small"
-    width: PositiveInt = 16
-    in_channels: PositiveInt = 3
+    width: Channels = 16
+    in_channels: Channels = 3
     stride: ClassVar[int] = 1
 
 
@@ -91,7 +96,7 @@ class _BlockSpec(_Part):
     order: Order = "original"
     shortcut: Shortcut = "B"
     skip: bool = True
-    groups: PositiveInt = 1
+    groups: Channels = 1
     stochastic_depth: Rate = 0.0
 
     @model_validator(mode="after")
@@ -130,16 +135,18 @@ class Stage(_Part):
 
     `mid`: the inner channels of a bottleneck (needed there, unknown elsewhere).
     `squeeze`: the inner channels of a squeeze-excitation gate at the branch's end (arXiv 1709.01507); None: no gate.
-    `dilation`: of every 3×3 convolution, except those of the first block up to and including the one that would
-    subsample: they keep the dilation of the stage before (see `Design.with_output_stride`).
+    `dilation`: of every 3×3 convolution.
+    `first_dilation`: says that a stride of the first block gave way to dilation, and what the 3×3 dilates by that
+    carried it (see `Design.with_output_stride`); None: no stride was removed.
     """
 
-    depth: PositiveInt
-    width: PositiveInt
-    mid: PositiveInt | None = None
-    squeeze: PositiveInt | None = None
+    depth: Annotated[int, Field(gt=0, le=10_000)]
+    width: Channels
+    mid: Channels | None = None
+    squeeze: Channels | None = None
     stride: Literal[1, 2] = 1
-    dilation: PositiveInt = 1
+    dilation: Dilation = 1
+    first_dilation: Dilation | None = None
     block: Block
 
     @model_validator(mode="after")
@@ -148,6 +155,8 @@ class Stage(_Part):
             raise ValueError("mid is missing: a bottleneck needs its inner channels")
         if self.block.kind == "building" and self.mid is not None:
             raise ValueError("mid is not used by a building block")
+        if self.first_dilation is not None and self.stride != 1:
+            raise ValueError("first_dilation stands for a stride that was removed, but the stride is 2")
         grouped = self.width if self.mid is None else self.mid
         if grouped % self.block.groups:
             raise ValueError(f"block.groups: {self.block.groups} does not divide {grouped} channels")
@@ -158,7 +167,7 @@ class Head(_Part):
     """Global average pooling and one linear layer. `classes = 0` leaves the linear layer out: the network then gives
     the pooled features."""
 
-    classes: Annotated[int, Field(ge=0)] = 1000
+    classes: Annotated[int, Field(ge=0, le=2**24)] = 1000
 
 
 class Feature(NamedTuple):
@@ -233,7 +242,7 @@ class Design(_Part):
 
     @property
     def output_stride(self) -> int:
-        """Input pixels per pixel of the last stage's output; also the smallest input that does not vanish."""
+        """Input pixels per pixel of the last stage's output; on a smaller input that output is a single pixel."""
         return self.features[-1].stride
 
     def with_output_stride(self, output_stride: int) -> "Design":
@@ -243,17 +252,32 @@ class Design(_Part):
         stride, and those before it in its block, keep the dilation of the stage before: for a stride on the 3×3 (and
         for building blocks) the first 3×3 of the stage's first block dilates as the previous stage did; for a stride
         on the 1×1 it already dilates anew. Sampled at the old positions, the result equals the original network's
-        (the "à trous" identity, arXiv 1412.7062 §3.1; the convention is DeepLab's and torchvision's).
+        (the "à trous" identity, arXiv 1412.7062 §3.1; the convention is DeepLab's and torchvision's), except behind
+        squeeze-excitation: a gate's mean over the finer grid is another one. Raises DesignError for a stride that the
+        Design does not pass through, and for a Design that is dilated already.
         """
+        if output_stride == self.output_stride:
+            return self
         reachable = sorted({self.stem.stride, *(feature.stride for feature in self.features)})
         if output_stride not in reachable:
             raise DesignError(f"output_stride: {output_stride} is not one of {', '.join(map(str, reachable))}")
+        if any(stage.dilation != 1 for stage in self.stages):
+            raise DesignError("output_stride: the design is dilated already; start from the one without dilation")
         stages, stride, removed = [], self.stem.stride, 1
         for stage in self.stages:
-            keep = stride * stage.stride <= output_stride
-            removed *= 1 if keep else stage.stride
-            stride *= stage.stride if keep else 1
-            stages.append(stage.replace(stride=stage.stride if keep else 1, dilation=stage.dilation * removed))
+            before = removed
+            if stride * stage.stride <= output_stride:
+                stride *= stage.stride
+            else:
+                removed *= stage.stride
+            gave_way = removed != before
+            stages.append(
+                stage.replace(
+                    stride=1 if gave_way else stage.stride,
+                    dilation=removed,
+                    first_dilation=before if gave_way else None,
+                )
+            )
         return self.replace(stages=tuple(stages))
 
     def with_classes(self, classes: int) -> "Design":

@@ -14,7 +14,7 @@ from plusx.checkpoint import Weights, read_weights
 from plusx.data import Images, Loader, load_files, open_data
 from plusx.data.augment import normalise
 from plusx.errors import DataError, InputError, WeightsError, did_you_mean
-from plusx.network import Network
+from plusx.network import Network, choose_device
 from plusx.reports import Report
 
 if TYPE_CHECKING:
@@ -238,18 +238,6 @@ def judge(net: Network, loader: Loader, mean: Sequence[float], std: Sequence[flo
 def topk_percent(logits: Tensor, labels: Tensor, k: int) -> float:
     """Of all images, in percent, those whose class is among the k highest logits. N classes, N → a number."""
     return 100 * float((logits.topk(k, dim=1).indices == labels[:, None]).any(1).double().mean())
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name; by default cuda where there is one, else cpu. Raises InputError for one not here."""
-    chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        if device is not None:
-            chosen = torch.device(device)
-            torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as problem:  # a torch without CUDA asserts
-        raise InputError(f"device {str(device)!r}: {str(problem).splitlines()[0]}") from None
-    return chosen
 
 
 def class_names(weights: Weights) -> tuple[str, ...]:

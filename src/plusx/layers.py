@@ -11,7 +11,7 @@ All tensors are N C H W.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from plusx.design import Design, Order, Shortcut, Stage, StrideOn
 from plusx.errors import DesignError, did_you_mean
@@ -150,7 +150,7 @@ class BlockOptions(TypedDict, total=False):
     stride: of the block's subsampling convolution.
     groups: of every 3×3 convolution.
     dilation: of every 3×3 convolution.
-    first_dilation: of the subsampling 3×3, where it differs (see `Design.with_output_stride`).
+    first_dilation: where a stride gave way to dilation, that of a 3×3 that carried it (`Design.with_output_stride`).
     order: the order of operations; see `plusx.design.Order`.
     shortcut: what x passes; see `plusx.design.Shortcut`.
     squeeze: inner channels of a squeeze-excitation gate at the branch's end; None: no gate.
@@ -192,68 +192,67 @@ _ORDERS: dict[Order, _Recipe] = {
 _WITHOUT_PREACT: dict[ConvOrder, ConvOrder] = {"act conv norm": "conv norm", "norm act conv": "conv"}
 
 
-def building(
-    channels: int,
-    *,
-    out_channels: int | None = None,
-    stride: int = 1,
-    groups: int = 1,
-    dilation: int = 1,
-    first_dilation: int | None = None,
-    order: Order = "original",
-    shortcut: Shortcut = "B",
-    squeeze: int | None = None,
-    skip: bool = True,
-    share_preact: bool = False,
-) -> BlockPlan:
-    """Two 3×3 convolutions (arXiv 1512.03385, Figure 5 left). Options: `BlockOptions`. Raises DesignError."""
-    recipe, width, first = _recipe(order), out_channels or channels, first_dilation or dilation
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """`BlockOptions` with their defaults, checked."""
+
+    out_channels: int | None = None
+    stride: int = 1
+    groups: int = 1
+    dilation: int = 1
+    first_dilation: int | None = None
+    order: Order = "original"
+    shortcut: Shortcut = "B"
+    squeeze: int | None = None
+    skip: bool = True
+    share_preact: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("order", self.order, get_args(Order))
+        _one_of("shortcut", self.shortcut, get_args(Shortcut))
+        for field in ("out_channels", "first_dilation", "squeeze"):
+            if (value := getattr(self, field)) is not None:
+                _positive(field, value)
+        if self.first_dilation is not None and self.stride != 1:
+            raise DesignError(f"first_dilation: stands for a stride that was removed, but the stride is {self.stride}")
+
+    @property
+    def first(self) -> int:
+        """The dilation of a 3×3 that subsamples, or would."""
+        return self.dilation if self.first_dilation is None else self.first_dilation
+
+
+def building(channels: int, **options: Unpack[BlockOptions]) -> BlockPlan:
+    """Two 3×3 convolutions (arXiv 1512.03385, Figure 5 left). Raises DesignError."""
+    chosen = _Options(**options)
+    recipe, width = _ORDERS[chosen.order], channels if chosen.out_channels is None else chosen.out_channels
     branch = (
-        Conv(channels, width, 3, stride, first, groups, recipe.inner),
-        Conv(width, width, 3, 1, dilation, groups, recipe.last),
+        Conv(channels, width, 3, chosen.stride, chosen.first, chosen.groups, recipe.inner),
+        Conv(width, width, 3, 1, chosen.dilation, chosen.groups, recipe.last),
     )
-    ends = _shortcut(shortcut, channels, width, stride, first, dilation, recipe) if skip else None
-    return _block("building", recipe, branch, ends, squeeze, share_preact)
+    return _block("building", branch, chosen)
 
 
 def bottleneck(
-    in_channels: int,
-    mid_channels: int,
-    *,
-    stride_on: StrideOn = "3x3",
-    out_channels: int | None = None,
-    stride: int = 1,
-    groups: int = 1,
-    dilation: int = 1,
-    first_dilation: int | None = None,
-    order: Order = "original",
-    shortcut: Shortcut = "B",
-    squeeze: int | None = None,
-    skip: bool = True,
-    share_preact: bool = False,
+    in_channels: int, mid_channels: int, *, stride_on: StrideOn = "3x3", **options: Unpack[BlockOptions]
 ) -> BlockPlan:
-    """1×1 down to `mid_channels`, 3×3, 1×1 up (arXiv 1512.03385, Figure 5 right). Options: `BlockOptions`.
+    """1×1 down to `mid_channels`, 3×3, 1×1 up (arXiv 1512.03385, Figure 5 right).
 
-    `stride_on` names the convolution that subsamples. The 3×3 has `first_dilation` where it carries the stride itself,
-    and `dilation` where the stride comes before it. Raises DesignError.
+    `stride_on` names the convolution that subsamples. The 3×3 has `first_dilation` where it would carry the stride
+    itself, and `dilation` where the stride comes before it. Raises DesignError.
     """
-    recipe, width, first = _recipe(order), out_channels or in_channels, first_dilation or dilation
-    on_3x3 = _one_of("stride_on", stride_on, ("1x1", "3x3")) == "3x3"
+    chosen = _Options(**options)
+    recipe, width = _ORDERS[chosen.order], in_channels if chosen.out_channels is None else chosen.out_channels
+    if _one_of("stride_on", stride_on, get_args(StrideOn)) == "3x3":
+        strides, dilation = (1, chosen.stride), chosen.first
+    else:
+        strides, dilation = (chosen.stride, 1), chosen.dilation
     branch = (
-        Conv(in_channels, mid_channels, 1, 1 if on_3x3 else stride, order=recipe.inner),
-        Conv(
-            mid_channels,
-            mid_channels,
-            3,
-            stride if on_3x3 else 1,
-            first if on_3x3 else dilation,
-            groups,
-            recipe.inner,
-        ),
+        Conv(in_channels, mid_channels, 1, strides[0], order=recipe.inner),
+        Conv(mid_channels, mid_channels, 3, strides[1], dilation, chosen.groups, recipe.inner),
         Conv(mid_channels, width, 1, order=recipe.last),
     )
-    ends = _shortcut(shortcut, in_channels, width, stride, first, dilation, recipe) if skip else None
-    return _block("bottleneck", recipe, branch, ends, squeeze, share_preact)
+    return _block("bottleneck", branch, chosen)
 
 
 _BLOCKS: dict[str, Callable[..., BlockPlan]] = {"building": building, "bottleneck": bottleneck}
@@ -270,16 +269,16 @@ def network(design: Design) -> NetworkPlan:
 
 def stage_arguments(design: Design) -> Iterator[tuple[Stage, dict[str, Any], dict[str, Any]]]:
     """For each stage, the arguments of its first block and those of every later one."""
-    in_channels, dilation, at_start = design.stem.width, 1, True
+    in_channels, at_start = design.stem.width, True
     for stage in design.stages:
         shared = _shared_arguments(stage)
-        first = {"stride": stage.stride, "first_dilation": dilation, "share_preact": at_start}
+        first = {"stride": stage.stride, "first_dilation": stage.first_dilation, "share_preact": at_start}
         yield (
             stage,
             {**_channel_arguments(stage, in_channels), **shared, **first},
             {**_channel_arguments(stage, stage.width), **shared},
         )
-        in_channels, dilation, at_start = stage.width, stage.dilation, False
+        in_channels, at_start = stage.width, False
 
 
 def _channel_arguments(stage: Stage, in_channels: int) -> dict[str, Any]:
@@ -333,52 +332,38 @@ def _head(design: Design) -> tuple[Layer, ...]:
     return (*pool, classifier) if design.head.classes else pool
 
 
-def _block(
-    kind: str,
-    recipe: _Recipe,
-    branch: tuple[Conv, ...],
-    shortcut: tuple[Layer, ...] | None,
-    squeeze: int | None,
-    share_preact: bool,
-) -> BlockPlan:
+def _block(kind: str, branch: tuple[Conv, ...], chosen: _Options) -> BlockPlan:
     for conv in branch:
         _check(conv)
-    in_channels, width = branch[0].in_channels, branch[-1].out_channels
-    if squeeze is not None and squeeze < 1:
-        raise DesignError(f"squeeze: {squeeze!r} is not a positive whole number")
+    recipe, in_channels, width = _ORDERS[chosen.order], branch[0].in_channels, branch[-1].out_channels
+    shortcut = _shortcut(chosen, in_channels, width) if chosen.skip else None
     weighted = any(isinstance(layer, Conv) for layer in shortcut or ())
     preact: tuple[Layer, ...] = ()
-    if recipe.before and shortcut is not None and (weighted or share_preact):
+    if recipe.before and shortcut is not None and (weighted or chosen.share_preact):
         preact = _loose(recipe.before, in_channels)
         branch = (replace(branch[0], order=_WITHOUT_PREACT[branch[0].order]), *branch[1:])
-    gate = () if squeeze is None else (Gate(width, squeeze),)
+    gate = () if chosen.squeeze is None else (Gate(width, chosen.squeeze),)
     return BlockPlan(kind, preact, (*branch, *gate), shortcut, _loose(recipe.after, width))
 
 
-def _shortcut(
-    kind: Shortcut, in_channels: int, width: int, stride: int, first: int, dilation: int, recipe: _Recipe
-) -> tuple[Layer, ...]:
-    """The shortcut's layers. A step in dilation is a stride removed, and so counts as a change of shape."""
+def _shortcut(chosen: _Options, in_channels: int, width: int) -> tuple[Layer, ...]:
+    """The shortcut's layers. A stride that was removed counts as a change of shape: its weights are there."""
+    kind, stride, removed = chosen.shortcut, chosen.stride, chosen.first_dilation is not None
     changes = stride != 1 or in_channels != width
-    match _one_of("shortcut", kind, get_args(Shortcut)):
-        case "identity":
-            if changes:
-                raise DesignError(
-                    f"shortcut: identity cannot take {in_channels} channels to {width} at stride {stride}"
-                )
-            return ()
-        case "A" | "A-centred":
-            if width < in_channels:
-                raise DesignError(f"shortcut: {kind} pads channels and cannot take {in_channels} to {width}")
-            return (Pad(in_channels, width, stride, kind == "A-centred"),) if changes else ()
-        case "D" if changes or first != dilation:
-            project = Conv(in_channels, width, 1, order=recipe.projection)
-            pools = stride != 1 or first != dilation
-            return (AvgPool(in_channels, stride, first), project) if pools else (project,)
-        case "B" if changes or first != dilation:
-            return (Conv(in_channels, width, 1, stride, order=recipe.projection),)
+    project = Conv(in_channels, width, 1, stride, order=_ORDERS[chosen.order].projection)
+    match kind:
+        case "identity" if changes:
+            raise DesignError(f"shortcut: identity cannot take {in_channels} channels to {width} at stride {stride}")
+        case "A" | "A-centred" if width < in_channels:
+            raise DesignError(f"shortcut: {kind} pads channels and cannot take {in_channels} to {width}")
+        case "A" | "A-centred" if changes:
+            return (Pad(in_channels, width, stride, kind == "A-centred"),)
+        case "D" if stride != 1 or removed:
+            return AvgPool(in_channels, stride, chosen.first), replace(project, stride=1)
+        case "B" | "D" if changes or removed:
+            return (project,)
         case "C":
-            return (Conv(in_channels, width, 1, stride, order=recipe.projection),)
+            return (project,)
         case _:
             return ()
 
@@ -387,23 +372,21 @@ def _loose(order: Literal["", "act", "norm act"], channels: int) -> tuple[Layer,
     return {"": (), "act": (Act(channels),), "norm act": (Norm(channels), Act(channels))}[order]
 
 
-def _recipe(order: Order) -> _Recipe:
-    _one_of("order", order, get_args(Order))
-    return _ORDERS[order]
-
-
 def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise DesignError(f"{field}: {value!r} is not one of {', '.join(known)}{did_you_mean(str(value), known)}")
     return value
 
 
+def _positive(field: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise DesignError(f"{field}: {value!r} is not a positive whole number")
+
+
 def _check(conv: Conv) -> None:
     """Raise DesignError unless the convolution's numbers are positive and its groups divide its channels."""
     for field in ("in_channels", "out_channels", "kernel", "stride", "dilation", "groups"):
-        value = getattr(conv, field)
-        if not isinstance(value, int) or value < 1:
-            raise DesignError(f"{field}: {value!r} is not a positive whole number")
+        _positive(field, getattr(conv, field))
     for channels in (conv.in_channels, conv.out_channels):
         if channels % conv.groups:
             raise DesignError(f"groups: {conv.groups} does not divide {channels} channels")

@@ -14,11 +14,12 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from plusx import families, layers
-from plusx.blocks import Bottleneck, BuildingBlock, ResidualBlock, SqueezeExcitation, assemble, module
+from plusx.blocks import Bottleneck, BuildingBlock, ResidualBlock, SqueezeExcitation, StochasticDepth, assemble, module
 from plusx.design import Design, Feature
-from plusx.errors import DesignError
+from plusx.errors import DesignError, InputError
 
 _BLOCKS: dict[str, type[Any]] = {"building": BuildingBlock, "bottleneck": Bottleneck}
 
@@ -33,7 +34,8 @@ class Network(nn.Module):
         self.stem = nn.Sequential(*map(module, plan.stem))
         self.stages = nn.ModuleList(_stages(design))
         self.head = nn.Sequential(assemble(plan.head)) if len(plan.head) == 1 else assemble(plan.head)
-        self._still: list[nn.Module] = []
+        self._frozen: int | None = None
+        self._norm: bool | Literal["all"] = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, N classes (pooled features, N channels, where the Design has no classes)."""
@@ -72,30 +74,47 @@ class Network(nn.Module):
     def freeze(self, stages: int, *, norm: bool | Literal["all"] = True) -> Self:
         """Stop training the stem and the first `stages` stages; `freeze(0)` stops the stem alone.
 
-        `norm=True` also holds the batch norm statistics of the frozen part still, even in `train()`; "all" those of the
-        whole network; False lets them follow the data. `unfreeze()` undoes it. Raises DesignError.
+        `norm=True` also holds the frozen part still, even in `train()`: batch norms use and keep their statistics, and
+        stochastic depth drops nothing; "all" does so in the whole network; False in none of it. A second call takes the
+        first one's place, and `unfreeze()` undoes it. Raises DesignError.
         """
         if not 0 <= stages <= len(self.stages):
             raise DesignError(f"freeze: stages {stages} is not between 0 and {len(self.stages)}")
         self.unfreeze()
-        frozen = [self.stem, *list(self.stages)[:stages]]
-        for part in frozen:
+        self._frozen, self._norm = stages, norm
+        for part in self._frozen_parts():
             part.requires_grad_(False)
-        self._still = _norms([self] if norm == "all" else frozen) if norm else []
         return self.train(self.training)
 
     def unfreeze(self) -> Self:
-        """Train every parameter again, and let every batch norm follow its data."""
-        self.requires_grad_(True)
-        self._still = []
+        """Train again what `freeze` stopped, and let every batch norm follow its data."""
+        for part in self._frozen_parts():
+            part.requires_grad_(True)
+        self._frozen = None
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, in which the batch norms that `freeze` holds still stay as they are."""
+        """Training mode, in which what `freeze` holds still stays as it is."""
         super().train(mode)
-        for norm in self._still:
-            norm.eval()
+        if self._frozen is not None and self._norm:
+            for part in [self] if self._norm == "all" else self._frozen_parts():
+                _hold_still(part)
         return self
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return [] if self._frozen is None else [self.stem, *list(self.stages)[: self._frozen]]
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; by default cuda where there is one, else cpu. Raises InputError for one not here."""
+    chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if device is not None:
+            chosen = torch.device(device)
+            torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:  # a torch without CUDA asserts
+        raise InputError(f"device {str(device)!r}: {str(problem).splitlines()[0]}") from None
+    return chosen
 
 
 def build(
@@ -108,21 +127,27 @@ def build(
 ) -> Network:
     """A Design, or the published one of that name, as a Network with fresh weights.
 
-    Convolutions are drawn as He et al. do (arXiv 1502.01852 §2.2, fan-out). `zero_init` starts the last norm of each
-    branch at zero, so that every residual block begins as its shortcut (arXiv 1706.02677 §5.1); where the branch ends
-    in a convolution (pre-activation), that convolution. The same `seed` gives bit-equal weights; without one, torch's
-    global generator draws. `output_stride`: see `Design.with_output_stride`. Raises DesignError.
+    Convolutions are drawn as He et al. do (arXiv 1502.01852 §2.2, fan-out), the classifier uniformly within
+    ±1/√in_features with a bias of zero. `zero_init` starts the last norm of each branch at zero, so that every residual
+    block begins as its shortcut (arXiv 1706.02677 §5.1); where the branch ends in a convolution (pre-activation), that
+    convolution; nothing where it ends in a ReLU, which would keep zeros for ever. The same `seed` gives bit-equal
+    weights; without one, torch's global generator draws. `output_stride`: see `Design.with_output_stride`. `device`:
+    the CPU unless given; "meta" gives shapes without weights. Raises DesignError, and InputError for a device or seed
+    that is none.
     """
     design = families.design(design) if isinstance(design, str) else design
+    if seed is not None and not 0 <= seed < 2**63:
+        raise InputError(f"seed: {seed} is not between 0 and 2**63 - 1")
     if output_stride is not None:
         design = design.with_output_stride(output_stride)
+    place = choose_device(device or "cpu")
     with torch.device("meta"):
         net = Network(design)
-    if torch.device(device or "cpu").type == "meta":
+    if place.type == "meta":
         return net
     net.to_empty(device="cpu")  # drawn on the CPU, so that a seed gives the same weights on every device
     initialise(net, seed=seed, zero_init=zero_init)
-    return net.to(device) if device is not None else net
+    return net.to(place)
 
 
 def initialise(net: Network, *, seed: int | None = None, zero_init: bool = False) -> None:
@@ -140,28 +165,29 @@ def initialise(net: Network, *, seed: int | None = None, zero_init: bool = False
                 nn.init.zeros_(part.bias)
             case nn.BatchNorm2d():
                 part.reset_parameters()
-    if zero_init:
-        for block in net.blocks():
-            if block.shortcut is not None:
-                nn.init.zeros_(_last_weight(block))
+    for block in net.blocks() if zero_init else ():
+        last = _last_weight(block)
+        if last is not None and block.shortcut is not None:
+            nn.init.zeros_(last)
 
 
-def _last_weight(block: ResidualBlock) -> nn.Parameter:
-    """The weight of the branch's last norm, or of its last convolution where no norm follows that."""
+def _hold_still(part: nn.Module) -> None:
+    for inner in part.modules():
+        if isinstance(inner, _BatchNorm | StochasticDepth):  # SyncBatchNorm too
+            inner.eval()
+
+
+def _last_weight(block: ResidualBlock) -> nn.Parameter | None:
+    """The weight of the branch's last norm, or convolution where no norm follows; None where a ReLU ends the branch."""
     for part in reversed(list(block.branch.modules())):
-        if isinstance(part, nn.BatchNorm2d | nn.Conv2d) and not _in_gate(block, part):
-            assert isinstance(part.weight, nn.Parameter)
-            return part.weight
+        if isinstance(part, nn.BatchNorm2d | nn.Conv2d | nn.ReLU) and not _in_gate(block, part):
+            return None if isinstance(part, nn.ReLU) else part.weight  # type: ignore[return-value]
     raise AssertionError("a branch without convolutions")
 
 
 def _in_gate(block: ResidualBlock, part: nn.Module) -> bool:
     gates = [gate for gate in block.branch if isinstance(gate, SqueezeExcitation)]
     return any(part is inner for gate in gates for inner in gate.modules())
-
-
-def _norms(parts: list[nn.Module]) -> list[nn.Module]:
-    return [norm for part in parts for norm in part.modules() if isinstance(norm, nn.BatchNorm2d)]
 
 
 def _stages(design: Design) -> list[nn.Sequential]:

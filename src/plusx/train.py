@@ -29,8 +29,8 @@ from plusx.data.augment import flip, normalise, pad_crop
 from plusx.design import Design
 from plusx.display import Display
 from plusx.errors import InputError, WorkError
-from plusx.evaluate import choose_device, judge
-from plusx.network import Network, build
+from plusx.evaluate import judge
+from plusx.network import Network, build, choose_device
 from plusx.recipe import Recipe, find, preset
 from plusx.reports import Report
 

@@ -164,7 +164,7 @@ def problem(design: Design, to: str) -> str:
 def _same(design: Design, shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
     """The shortcuts, and those that compute the same in this Design: all but C do where no shape changes."""
     widths = {design.stem.width, *(stage.width for stage in design.stages)}
-    if len(widths) == 1 and all(stage.stride == stage.dilation == 1 for stage in design.stages):
+    if len(widths) == 1 and all(stage.stride == 1 and stage.first_dilation is None for stage in design.stages):
         return ("identity", "A", "A-centred", "B", "D")
     return shortcuts
 
@@ -189,7 +189,10 @@ def _strides_problem(design: Design, to: str) -> str:
         if design.stages[0].block.kind not in DIALECTS[to].dilation:
             return f"stages[].dilation {dilations}"
         undone = design.replace(
-            stages=tuple(s.replace(stride=1 if i == 0 else 2, dilation=1) for i, s in enumerate(design.stages))
+            stages=tuple(
+                stage.replace(stride=1 if index == 0 else 2, dilation=1, first_dilation=None)
+                for index, stage in enumerate(design.stages)
+            )
         )
         reachable = design.output_stride in {feature.stride for feature in undone.features}
         same = reachable and undone.with_output_stride(design.output_stride) == design
