@@ -1,11 +1,11 @@
 """How fast `plusx.cost` is, and how much faster than building a network and counting it with torch.
 
-Result, 23 November 2026, on 2 shared cores of an "Intel Xeon Processor", model 167, Python 3.11.7, torch 2.13.0+cpu:
+Result, 24 November 2026, on 2 shared cores of an "AMD EPYC" with AVX-512, Python 3.11.7, torch 2.13.0+cpu:
 
-    10,000 designs (18.0 blocks each): 3.91 s, again 3.72 s, with every row 7.45 s
-    a design, over 50: plusx 0.41 ± 0.09 ms, built on meta and counted by torch 119 ± 55 ms (mean ± std)
-    ratio, over 50: median 272, 291 ± 130, at least 104
-    import plusx to the first cost, over 10 processes: 0.129 ± 0.004 s
+    10,000 designs (18.0 blocks each): 2.89 s, again 2.81 s, with every row 5.88 s
+    a design, over 50: plusx 0.32 ± 0.06 ms, built on meta and counted by torch 85 ± 55 ms (mean ± std)
+    ratio, over 50: median 235, 269 ± 180, at least 104
+    import plusx to the first cost, over 10 processes: 0.092 ± 0.001 s
 
 10,000 distinct random designs (3 to 5 stages of 1 to 8 blocks, both blocks, widths in multiples of 16, groups, gates,
 three shortcuts; 224 pixels), made beforehand, are costed one after the other on one core; then again (nothing is

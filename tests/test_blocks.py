@@ -1,6 +1,7 @@
 """The blocks: the article's calls as written, the paper's formula, every option, and hooks on every module."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -238,3 +239,20 @@ def test_full_backward_hooks_work_on_every_module(kind: type, order: Order, shor
 def test_wrong_options_are_named(build: object, message: str) -> None:
     with pytest.raises(DesignError, match=message):
         build()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: BuildingBlock(64, strid=2), "no option 'strid'; did you mean 'stride'"),  # type: ignore[call-arg]
+        (lambda: BuildingBlock(64, skip=False, shortcut="A"), "shortcut: A is of no use"),
+        (lambda: BuildingBlock(64, skip="no"), "skip: 'no' is not True or False"),  # type: ignore[arg-type]
+        (lambda: Bottleneck(64, 0), "mid_channels: 0 is not a positive whole number"),
+        (lambda: ConvBlock(64, 32, k_size=0), "kernel: 0"),
+        (lambda: ConvBlock(64, 32, stride=0), "stride: 0"),
+        (lambda: ConvBlock(0, 32), "in_channels: 0"),
+    ],
+)
+def test_options_that_do_not_fit(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(DesignError, match=message):
+        call()

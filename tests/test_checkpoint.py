@@ -129,7 +129,9 @@ def test_missing_and_foreign(tmp_path: Path) -> None:
     refused(tmp_path / "none.safetensors", "no such file")
     refused(tmp_path, "not a run")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    refused(tmp_path / "other.safetensors", "not of plusx")
+    refused(tmp_path / "other.safetensors", "not of plusx", "plusx convert")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    refused(tmp_path / "other.pth", "not a weights file of plusx", f"plusx convert {tmp_path / 'other.pth'}")
 
 
 def test_wrong_header(path: Path) -> None:
@@ -142,6 +144,14 @@ def test_wrong_header(path: Path) -> None:
         ({"mean": [0.1, 0.2]}, "mean has 2 values"),
         ({"std": [0.0]}, "std"),
         ({"input_size": 3}, "vanishes"),
+        ({"input_size": 10**12}, "input_size: 1000000000000"),
+        ({"mean": [1e308]}, "mean[0]: 1e+308"),
+        ({"mean": [float("nan")]}, "mean[0]"),
+        ({"std": [1e-300]}, "std[0]: 1e-300"),
+        ({"std": [1e300]}, "std[0]: 1e+300"),
+        ({"classes": ["a", "b", "\x1b[31mred"]}, r"classes: '\x1b[31mred'"),
+        ({"classes": ["a", "b", "\u202egpj.exe"]}, r"classes: '\u202egpj.exe'"),
+        ({"design": DESIGN.replace(name="\x1b[2J").to_dict()}, r"design.name: '\x1b[2J'"),
         ({"in_channels": 3}, "in_channels"),
         ({"design": None}, "design: is missing"),
     ):
@@ -175,11 +185,29 @@ def test_the_first_tensor_that_differs_is_named(path: Path) -> None:
 
 def test_nothing_wrong_is_written(path: Path) -> None:
     before = path.read_bytes()
+    assert read_weights(write_weights(path, weights(classes=("a b", "می\u200cخواهم", "🧑\u200d🔬")))).classes[1:]
+    write_weights(path, weights())
     bad = weights().tensors | {"head.fc.bias": torch.full((3,), float("nan"))}
-    for wrong in (weights(classes=("a",)), weights(tensors=bad), weights(mean=(1.0, 2.0))):
+    for wrong in (
+        weights(classes=("a",)),
+        weights(classes=("a", "b", "\udcff")),
+        weights(tensors=bad),
+        weights(mean=(1.0, 2.0)),
+        weights(std=(float("inf"),)),
+    ):
         with pytest.raises(WeightsError):
             write_weights(path, wrong)
     assert path.read_bytes() == before
+
+
+def test_a_write_that_torch_gives_up_is_one_line_and_other_errors_are_themselves(path: Path) -> None:
+    with pytest.raises(WorkError, match=f"writing {path}: .*disk full"), checkpoint.replacing(path):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+    with pytest.raises(RuntimeError, match="a fault"), checkpoint.replacing(path):
+        raise RuntimeError("a fault")
+    with pytest.raises(WorkError, match=r"^said already$"), checkpoint.replacing(path):
+        raise WorkError("said already")
+    assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])

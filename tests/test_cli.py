@@ -166,3 +166,51 @@ def test_the_hints_of_a_command_are_those_of_its_function() -> None:
     from plusx.dialects.infer import Hints
 
     assert list(cli.Hints.__dataclass_fields__) == list(Hints.__annotations__)
+
+
+def test_a_terminal_of_no_sane_width() -> None:
+    for columns in ("abc", "", "-3"):
+        environment = {**os.environ, "COLUMNS": columns}
+        done = subprocess.run(
+            [sys.executable, "-m", "plusx", "cost", "resnet18"], capture_output=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("resnet50", "--detail", "layer"), ("resnet50", "--detail", "block"), ("resnet50", "resnet101_v1", "wrn28_10")],
+)
+@pytest.mark.parametrize("columns", ["50", "60", "80", "100"])
+def test_numbers_are_never_cut(arguments: tuple[str, ...], columns: str) -> None:
+    environment = {**os.environ, "COLUMNS": columns}
+    done = subprocess.run(
+        [sys.executable, "-m", "plusx", "cost", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert "…" not in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:8])) <= int(columns)
+
+
+def test_a_published_name_wins_over_a_folder_and_a_file_needs_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "resnet18").mkdir()
+    (tmp_path / "net.txt").write_text(plusx.design("resnet18").to_toml())
+    (tmp_path / "NET.TOML").write_text("\ufeff" + plusx.design("resnet18").to_toml(), encoding="utf-8")
+    assert run("cost", "resnet18", cwd=tmp_path).returncode == 0
+    assert run("cost", "NET.TOML", cwd=tmp_path).returncode == 0
+    done = run("cost", "net.txt", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "plusx: net.txt: a design file ends in .toml or .json\n")
+
+
+def test_nothing_found_is_an_error_in_json_too() -> None:
+    assert run("list", "nosuch", "--json").returncode == 2
+
+
+def test_a_hostile_name_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "net.toml").write_text('"wid\\u001b[31mth" = 3\n[stem]\nkind = "small"\n')
+    done = run("cost", "net.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr

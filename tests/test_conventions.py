@@ -82,3 +82,14 @@ def test_it_reads_as_a_table_and_as_json() -> None:
     text = str(known)
     assert all(shown in text for shown in ("4.09 G", "8.18 G", "4.11 G", "3.86 G", "fvcore", "torchinfo", "82.1 MiB"))
     assert json.loads(json.dumps(known.to_dict()))["counts"]["flop_counter_mode"] == 2 * 4089184256
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [("resnet18", 1.8), ("resnet34", 3.6), ("resnet50", 3.8), ("resnet101_v1", 7.6), ("resnet152", 11.3)],
+)
+def test_what_table_1_prints_is_reconciled(name: str, printed: float) -> None:
+    explained = explain(name)
+    assert explained.to_dict()["counts"]["paper_table_1"] == round(printed * 1e9)
+    assert "as printed" in str(explained)
+    assert "paper_table_1" not in explain(name, 256).to_dict()["counts"]

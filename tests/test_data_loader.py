@@ -53,6 +53,22 @@ def test_statistics_are_those_of_the_pixels() -> None:
     assert float(x.std()) == pytest.approx(1, abs=1e-3)
 
 
+def test_large_images_are_counted_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Loader(open_data("digits").train, 8, 1)
+    together = held.statistics()
+    monkeypatch.setattr(loader, "_STATISTICS_BYTES", 64 * 5 + 1)
+    sizes: list[int] = []
+    get = Loader.__getitem__
+
+    def watched(self: Loader, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes.append(len(indices))
+        return get(self, indices)
+
+    monkeypatch.setattr(Loader, "__getitem__", watched)
+    assert held.statistics() == together
+    assert max(sizes) == 5
+
+
 def test_images_of_one_colour_do_not_divide_by_zero() -> None:
     images = open_data("digits").train
     assert images.held is not None

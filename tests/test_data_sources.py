@@ -3,7 +3,10 @@
 import functools
 import gzip
 import hashlib
+import http.client
 import http.server
+import io
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,14 +95,82 @@ def test_val_is_taken_before_test_and_train_alone_is_split(tmp_path: Path) -> No
     colour_folders(tmp_path / "train", images=5)
     assert [len(images) for images in open_data(tmp_path).split(0.2, 0)[:2]] == [12, 3]
     colour_folders(tmp_path / "test", images=1)
+    assert not open_data(tmp_path).has_unseen_part
     colour_folders(tmp_path / "val", images=2)
+    data = open_data(tmp_path)
+    assert len(data.split(0.2, 0)[1]) == 6
+    assert data.has_unseen_part
+    assert data.test is not None
+    assert len(data.test) == 3
+    assert "test/" in data.test_name
+
+
+def test_a_test_folder_without_classes_is_left_aside_and_said(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        colour_folders(tmp_path / part, images=2)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "1.png").write_bytes((tmp_path / "val" / "red" / "0.png").read_bytes())
+    data = open_data(tmp_path)
+    assert data.test is None
+    assert data.notes == ("test/ has no folders of classes and is left aside",)
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"), [("Train", "Test"), ("train", "testing"), ("Training", "Testing"), ("TRAIN", "Validation")]
+)
+def test_parts_are_known_in_any_case(tmp_path: Path, train: str, held_out: str) -> None:
+    colour_folders(tmp_path / train, images=4)
+    colour_folders(tmp_path / held_out, images=2)
+    data = open_data(tmp_path)
+    assert data.classes == ("blue", "green", "red")
+    assert [len(images) for images in data.split(0.2, 0)[:2]] == [12, 6]
+    assert f"{held_out}/" in data.split(0.2, 0)[2]
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (("val", "test"), "there is no train/"),
+        (("Train", "eval"), "eval/ may mean val or test"),
+        (("train", "holdout"), "what holdout/ is for is not clear"),
+        (("train", "val", "extra"), "what extra/ is for is not clear"),
+        (("train", "val", "valid"), "val/ and valid/ are the same part"),
+        (("Testing",), "there is no train/"),
+        (("cats", "dev"), "there is no train/"),
+    ],
+)
+def test_parts_of_a_split_are_never_taken_for_classes(tmp_path: Path, folders: tuple[str, ...], words: str) -> None:
+    for folder in folders:
+        colour_folders(tmp_path / folder, images=2)
+    wrong(tmp_path, words, "of a split", "accepted: a folder for each class")
+
+
+def test_two_flat_folders_of_parts_are_no_classes(tmp_path: Path) -> None:
+    for name, part in (("red", "test"), ("blue", "val")):
+        (colour_folders(tmp_path, images=3, classes=(name,)) / name).rename(tmp_path / part)
+    wrong(tmp_path, "there is no train/")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    colour_folders(tmp_path, images=3)
+    (tmp_path / "red").rename(tmp_path / "train")  # the one on rails: its images lie in it directly
+    (tmp_path / "green").rename(tmp_path / "Test")
+    assert open_data(tmp_path).classes == ("Test", "blue", "train")
+
+
+def test_folders_without_images_beside_the_parts_do_no_harm(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        colour_folders(tmp_path / part, images=2)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "all.csv").write_text("")
     assert len(open_data(tmp_path).split(0.2, 0)[1]) == 6
 
 
 def test_wrong_folders(tmp_path: Path) -> None:
     wrong("digit", "did you mean 'digits'")
     wrong("fashion-minst", "did you mean 'fashion-mnist'")
-    wrong(tmp_path / "none", "no such folder")
+    wrong(tmp_path / "none", "no such folder", "fashion-mnist:DIR, cifar10, cifar10:DIR")
+    wrong(3, "not int")  # type: ignore[arg-type]
     wrong(tmp_path, "no folders and no images")
     (tmp_path / "loose.png").write_bytes(b"")
     wrong(tmp_path, "1 images lie in it directly")
@@ -232,10 +303,80 @@ def test_cifar10_binary(tmp_path: Path) -> None:
         assert (data.name, len(data.train), len(data.test), data.classes[3]) == ("cifar10", 50, 10, "cat")
         assert data.train.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
         assert data.train.pixels(13, 32, 3)[5, 7].tolist() == [3, 4, 5]  # red, green, blue planes of record 3
-    wrong("cifar10", "cifar10:DIR")
     batch = folder / "data_batch_3.bin"
     for content, word in ((b"", "0 bytes"), (b"\0" * 3072, "3,073"), (b"\x0a" + b"\0" * 3072, "label of 10")):
         batch.write_bytes(content)
         wrong(folder, "data_batch_3.bin", word)
     batch.unlink()
     wrong(folder, "data_batch_3.bin", "No such file")
+
+
+def cifar_archive(folder: Path, extra: str = "") -> bytes:
+    """A .tar.gz as CIFAR-10's authors publish it, with few images; and perhaps a member of another name."""
+    files = cifar_files(folder / "cifar-10-batches-bin")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(files, "cifar-10-batches-bin")
+        if extra:
+            archive.add(files / "test_batch.bin", extra)
+    return packed.getvalue()
+
+
+@pytest.fixture
+def cifar_site(tmp_path: Path, site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A site that publishes CIFAR-10, and an empty cache and working folder."""
+    url, folder = site
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(downloads, "CIFAR10_URL", f"{url}/cifar.tar.gz")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return folder / "cifar.tar.gz"
+
+
+def test_cifar10_is_downloaded_once_and_checked(
+    tmp_path: Path, cifar_site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = cifar_archive(tmp_path / "packed")
+    cifar_site.write_bytes(packed)
+    wrong("cifar10", "MD5", "cifar10:DIR")
+    assert not list((tmp_path / "cache").rglob("*.bin"))  # what is wrong is not kept
+    monkeypatch.setattr(downloads, "CIFAR10_MD5", hashlib.md5(packed).hexdigest())
+    said: list[str] = []
+    data = open_data("cifar10", say=said.append)
+    assert (data.spec, data.name, len(data.train)) == ("cifar10", "cifar10", 50)
+    assert len(said) == 1
+    assert downloads.CIFAR10_URL in said[0]
+    assert [path.name for path in (tmp_path / "cache" / "plusx").iterdir()] == ["cifar10"]
+    cifar_site.unlink()
+    assert len(open_data("cifar10", say=said.append).train) == 50
+    assert len(said) == 1
+
+
+def test_cifar10_where_people_unpack_it(tmp_path: Path, cifar_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cifar_files(Path("data/cifar-10-batches-bin")).resolve()
+    assert open_data("cifar10").spec == f"cifar10:{folder}"  # good in any other working folder
+    nearer = cifar_files(Path("cifar-10-batches-bin")).resolve()
+    assert open_data("cifar10").spec == f"cifar10:{nearer}"
+
+
+def test_cifar10_that_cannot_be_had_is_one_line_that_helps(cifar_site: Path) -> None:
+    wrong("cifar10", "not on this machine", "404", "cifar10:DIR")
+
+
+def test_an_archive_writes_nothing_outside_its_folder(
+    tmp_path: Path, cifar_site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = cifar_archive(tmp_path / "packed", extra="../../evil.bin")
+    cifar_site.write_bytes(packed)
+    monkeypatch.setattr(downloads, "CIFAR10_MD5", hashlib.md5(packed).hexdigest())
+    wrong("cifar10", "outside")
+    assert not list(tmp_path.rglob("evil.bin"))
+    assert not list((tmp_path / "cache").rglob("*"))[1:]  # nothing half-way either
+
+
+def test_a_connection_that_breaks_off_is_one_line(cifar_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise http.client.IncompleteRead(b"some")
+
+    monkeypatch.setattr(downloads, "urlopen", breaks)
+    wrong("cifar10", "IncompleteRead", "cifar10:DIR")

@@ -218,3 +218,19 @@ def test_dilation_by_hand_reaches_every_3x3_and_adds_no_projection() -> None:
 def test_designs_and_families_import_no_torch() -> None:
     code = "import sys, plusx.families, plusx.layers, plusx.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '[stem]\nkind = "small"\n'
+            '[block]\nkind = "building"\nskip = false\nshortcut = "A"\n[[stages]]\ndepth = 1\nwidth = 8',
+            r"\.block: skip",
+        ),
+        ("[stem]\nkind = 2020-01-01", "2020-01-01 is a date, which no field takes"),
+    ],
+)
+def test_the_place_in_an_error_is_one_the_user_wrote(text: str, message: str) -> None:
+    with pytest.raises(DesignError, match=message):
+        Design.from_toml(text)

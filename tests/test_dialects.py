@@ -1,22 +1,21 @@
 """The dialects are proved against the peers themselves: random weights there, the same logits here, and back again.
 
-Equality is bit for bit in fp32 on the CPU, but for two of the CIFAR repositories: they pool with `avg_pool2d`, which
-sums equal numbers in another order than adaptive pooling does, as their tests show. The large networks are marked slow.
+Equality is bit for bit in fp32 on the CPU. The large networks are marked slow.
 """
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 import plusx
 from plusx import dialects, families
+from plusx.design import BuildingSpec, Design, Head, Order, SmallStem
 from plusx.dialects import Target
 from plusx.dialects.configs import Facts
 from plusx.dialects.infer import Hints, Shapes, infer
@@ -24,7 +23,7 @@ from plusx.dialects.names import PLUSX
 from plusx.dialects.published import named
 from plusx.errors import WeightsError
 from plusx.network import Network
-from tests import peers
+from tests import peers, test_meter
 
 Maker = Callable[[], nn.Module]
 
@@ -33,41 +32,21 @@ def images(network: Network, side: int) -> Tensor:
     return torch.randn(2, network.design.stem.in_channels, side, side, generator=torch.Generator().manual_seed(7))
 
 
-def fc_of(network: Network) -> nn.Linear:
-    head = network.get_submodule("head.fc")
-    assert isinstance(head, nn.Linear)
-    return head
-
-
-def same_up_to_order(ours: Tensor, theirs: Tensor, head: nn.Linear, pooled: Tensor) -> bool:
-    """Logits differ by at most two roundings (2 · 2⁻²³) of the sum of their terms' sizes."""
-    sizes = functional.linear(pooled.abs(), head.weight.abs(), head.bias.abs())
-    return bool(((ours - theirs).abs() <= 2 * torch.finfo(torch.float32).eps * sizes).all())
-
-
-def there_and_back(
-    peer: nn.Module, to: Target, folder: Path, side: int = 64, **hints: Any
-) -> tuple[dialects.Loaded, Tensor]:
-    """Load the scrambled peer's file; convert it back; the peer loads that strictly and gives its logits again."""
+def proves(peer: nn.Module, to: Target, folder: Path, side: int = 64, **hints: Any) -> dialects.Loaded:
+    """Load the scrambled peer's file: the same logits. Convert it back: the peer loads that and gives them again."""
     file, back = folder / "peer.pth", folder / "back.safetensors"
     torch.save(peers.scramble(peer).state_dict(), file)
     loaded = dialects.load(file, **hints)
     x = images(loaded.network, side)
     with torch.inference_mode():
         theirs = peer(x)
+        assert torch.equal(loaded.network(x), theirs)
         dialects.convert(file, back, to=to, **hints)
         peers.wipe(peer)
         peer.load_state_dict(load_file(back), strict=True)
         assert torch.equal(peer.eval()(x), theirs)
     assert torch.isfinite(theirs).all()
     assert theirs.std() > 1e-3, "the logits say nothing"
-    return loaded, theirs
-
-
-def proves(peer: nn.Module, to: Target, folder: Path, side: int = 64, **hints: Any) -> dialects.Loaded:
-    loaded, theirs = there_and_back(peer, to, folder, side, **hints)
-    with torch.inference_mode():
-        assert torch.equal(loaded.network(images(loaded.network, side)), theirs)
     return loaded
 
 
@@ -236,24 +215,67 @@ def test_chenyaofo_is_bit_equal_both_ways(depth: int, tmp_path: Path) -> None:
         *(pytest.param(partial(peers.kuangliu, depth), "kuangliu", marks=pytest.mark.slow) for depth in (34, 101, 152)),
     ],
 )
-def test_akamaster_and_kuangliu_are_bit_equal_but_for_their_pooling(
-    source: Callable[[], peers.CifarNetwork], to: Target, tmp_path: Path
-) -> None:
-    """Their maps of 32-pixel images are ours, bit for bit; their pooling on our maps gives their logits."""
-    peer = source()
-    loaded, theirs = there_and_back(peer, to, tmp_path, side=32)
+def test_akamaster_and_kuangliu_are_bit_equal_both_ways(source: Maker, to: Target, tmp_path: Path) -> None:
+    loaded = proves(source(), to, tmp_path, side=32)
     assert loaded.report.identification.dialect == to
-    x = images(loaded.network, 32)
-    with torch.inference_mode():
-        maps = loaded.network.features(x)[-1]
-        head, pooled = fc_of(loaded.network), peer.pool(maps)
-        assert torch.equal(head(pooled), theirs)
-        assert same_up_to_order(loaded.network(x), theirs, head, pooled)
+    assert loaded.design.head.pool == "window"
 
 
-def test_where_two_by_two_pixels_are_left_akamaster_is_bit_equal_to_the_logits(tmp_path: Path) -> None:
-    """Four numbers are summed in one order by everyone."""
-    proves(peers.akamaster(20), "akamaster", tmp_path, side=8)
+# Their pooling: the same mean in another order
+
+
+def akamaster_file(folder: Path) -> Path:
+    torch.save(peers.scramble(peers.akamaster(20)).state_dict(), folder / "peer.pth")
+    return folder / "peer.pth"
+
+
+def test_pooling_by_a_window_does_not_change_what_a_network_is_called(tmp_path: Path) -> None:
+    file = akamaster_file(tmp_path)
+    found = dialects.identify(file, shortcut="A")
+    assert (found.name, found.design.name, found.design.head.pool) == ("cifar_resnet20", "cifar_resnet20", "window")
+    dialects.convert(file, tmp_path / "b.safetensors", shortcut="A")
+    for path in (file, tmp_path / "b.safetensors"):
+        for design in ("cifar_resnet20", families.design("cifar_resnet20")):
+            assert dialects.load(path, design=design).design == found.design
+
+
+def test_a_dialect_that_pools_otherwise_is_written_all_the_same_and_it_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "peer.pth"
+    torch.save(peers.scramble(peers.chenyaofo(20)).state_dict(), file)
+    report = dialects.convert(file, tmp_path / "a.pth", to="akamaster")
+    assert ["rounding" in note for note in report.notes] == [True]
+    assert dialects.load(tmp_path / "a.pth").design.head.pool == "window"
+    assert "rounding" in dialects.convert(tmp_path / "a.pth", tmp_path / "b.pth", to="chenyaofo").notes[0]
+    assert dialects.convert(tmp_path / "a.pth", tmp_path / "c.pth", to="akamaster").notes == ()
+    assert dialects.convert(file, tmp_path / "d.pth", to="chenyaofo").notes == ()
+    back = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert all(torch.equal(back[name], tensor) for name, tensor in torch.load(file, weights_only=True).items())
+
+
+def windowed(design: Design) -> Design:
+    return design.replace(head=Head(classes=5, pool="window"))
+
+
+def test_pooling_by_a_window_exports_and_compiles_for_any_size() -> None:
+    network, auto = plusx.build(windowed(families.cifar(8))).eval(), torch.export.Dim.AUTO
+    exported = torch.export.export(network, (images(network, 32),), dynamic_shapes={"x": {0: auto, 2: auto, 3: auto}})
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager", dynamic=True)
+    for x in (torch.randn(3, 3, 24, 40), torch.randn(5, 3, 17, 16)):
+        torch.testing.assert_close(exported.module()(x), network(x))
+        torch.testing.assert_close(compiled(x), network(x))
+
+
+@pytest.mark.parametrize("order", get_args(Order))
+def test_pooling_by_a_window_costs_the_same_and_what_autograd_keeps_is_counted(order: Order) -> None:
+    adaptive = test_meter.design(BuildingSpec(order=order), stem=SmallStem(width=8))
+    network, x = plusx.build(windowed(adaptive), seed=0), test_meter.image(adaptive, 2)
+    counted, other = (plusx.cost(one, test_meter.INPUT, batch=2) for one in (windowed(adaptive), adaptive))
+    watch = test_meter.watched(network.eval(), x)
+    assert (counted.inference_peak_bytes(), counted.network.moved_bytes("float32", 2)) == (watch.peak, watch.moved)
+    assert counted.training_bytes() == test_meter.kept_bytes(network.train(), x)
+    assert (counted.network.params, counted.network.macs) == (other.network.params, other.network.macs)
+    if order == "original":
+        assert counted.training_bytes() == other.training_bytes()
 
 
 @pytest.mark.parametrize("name", families.names())

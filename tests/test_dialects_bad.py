@@ -78,6 +78,55 @@ def test_a_file_of_something_else_is_refused(content: bytes, suffix: str, tmp_pa
     refused(path)
 
 
+PICKLE, ZIP, SAFE = b"\x80\x02", b"PK\x03\x04 and so on", (9).to_bytes(8, "little") + b'{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.pth", b"<!DOCTYPE html>\n<html>Sign in</html>", "a web page, not weights"),
+        ("a.safetensors", b"\n<html>", "a web page, not weights"),
+        ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
+        ("a.pth", bytes(range(40, 240)), "neither a zip archive nor a pickle"),
+        ("a.pth", SAFE, "call it .safetensors"),
+        ("a.safetensors", ZIP, "call it .pth"),
+        ("a.pth", ZIP, "cut off or damaged"),
+        ("a.pth", PICKLE, "cut off or damaged"),
+    ],
+)
+def test_the_reason_is_the_files_own(name: str, content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, reason)
+
+
+def test_a_cut_off_file_is_called_that_in_a_whole_sentence(state: State, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "a.pth")
+    whole = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "a.pth").write_bytes(whole[: len(whole) // 2])
+    assert refused(tmp_path / "a.pth").endswith("not a whole file of torch.save: it is cut off or damaged")
+
+
+def test_an_unknown_option_is_not_ignored(state: State, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", "unknown option 'strideon'; did you mean 'stride_on'?", strideon="1x1")
+    refused(tmp_path / "a.pth", "unknown option 'clases'; did you mean 'classes'?", clases=("a",))
+
+
+def test_names_that_a_terminal_would_obey_are_not_passed_on(state: State, tmp_path: Path) -> None:
+    red = "\x1b[31mred"
+    torch.save({**state, red: torch.zeros(3)}, tmp_path / "a.pth")
+    assert "\x1b" not in refused(tmp_path / "a.pth", "nearest dialect")
+    save_file(state, tmp_path / "model.safetensors")
+    labels = {"id2label": {str(index): red for index in range(10)}}
+    (tmp_path / "config.json").write_text(json.dumps(labels))
+    assert dialects.load(tmp_path).classes == ()
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": f"{red}blur50"}))
+    assert "\x1b" not in refused(tmp_path, "anti-aliasing")
+    evil = pickle.dumps(Malice(""), protocol=4).replace(b"posix", b"po\x1bix")
+    (tmp_path / "b.pth").write_bytes(evil)
+    assert "\x1b" not in refused(tmp_path / "b.pth", "not opened")
+
+
 def test_a_missing_file_an_empty_folder_and_an_unknown_suffix_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "none.pth", "no such file")
     os.mkfifo(tmp_path / "pipe.pth")
@@ -112,11 +161,14 @@ def _without(state: State, *names: str) -> State:
 WRONG: list[tuple[str, Callable[[State], Any], tuple[str, ...]]] = [
     ("shape", lambda s: {**s, "layer2.0.conv2.weight": torch.zeros(32, 31, 3, 3)}, ("layer2.0.conv2.weight",)),
     ("bias", lambda s: {**s, "fc.bias": torch.zeros(11)}, ("fc.bias is [11], where", "has [10]")),
-    ("missing", lambda s: _without(s, "layer2.0.bn2.running_var"), ("stages.1.0.branch.1.norm.running_var", "missing")),
-    ("stem", lambda s: _without(s, "conv1.weight"), ("a stem is",)),
+    ("missing", lambda s: _without(s, "layer2.0.bn2.running_var"), ("layer2.0.bn2.running_var", "missing")),
+    ("stem", lambda s: _without(s, "conv1.weight"), ("tensor conv1.weight is missing",)),
+    ("first", lambda s: _without(s, "layer1.0.conv1.weight"), ("tensor layer1.0.conv1.weight is missing",)),
+    ("fc", lambda s: _without(s, "fc.weight"), ("tensor fc.weight is missing",)),
     ("5x5", lambda s: {**s, "conv1.weight": torch.zeros(16, 3, 5, 5)}, ("found 5×5",)),
     ("block", lambda s: _without(s, *(n for n in s if n.startswith("layer2."))), ("stage 1", "gaps")),
-    ("conv", lambda s: _without(s, "layer2.0.conv2.weight"), ("found 3×3",)),
+    ("conv", lambda s: _without(s, "layer2.0.conv2.weight"), ("tensor layer2.0.conv2.weight is missing",)),
+    ("7x7", lambda s: {**s, "layer2.0.conv2.weight": torch.zeros(32, 32, 7, 7)}, ("found 3×3, 7×7",)),
     ("extra", lambda s: {**s, "layer9.9.se.conv.weight": torch.zeros(1, 1, 3)}, ("layer9.9.se.conv.weight",)),
     ("gate", lambda s: {**s, "layer2.0.se.fc1.weight": torch.zeros(8, 32, 1, 1)}, ("missing",)),
     ("projection", lambda s: _without(s, *(n for n in s if n.startswith("layer2.0.down"))), ("projections",)),

@@ -1,12 +1,15 @@
 """What files hold, how they are read and written: wrappers, folders, hints, adaptation, reports, conversions."""
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -15,7 +18,8 @@ from plusx import dialects, families
 from plusx.checkpoint import Weights, write_weights
 from plusx.design import BottleneckSpec, BuildingSpec, DeepStem, Design, Head, ImageNetStem, SmallStem, Stage
 from plusx.dialects import limits
-from plusx.errors import DesignError, WeightsError
+from plusx.errors import DesignError, WeightsError, WorkError
+from plusx.evaluate import predict
 from tests import peers
 from tests.test_dialects_bad import refused
 
@@ -234,6 +238,80 @@ def test_two_names_for_one_memory_become_two_tensors(state: State, tmp_path: Pat
     assert found["stem.0.norm.weight"].data_ptr() != found["stem.0.norm.bias"].data_ptr()
 
 
+# What the caller says beside the tensors
+
+IMAGES: dict[str, Any] = {"input_size": 32, "mean": (0.5, 0.4, 0.3), "std": [0.1, 0.2, 0.3]}
+
+
+def test_what_other_peoples_files_do_not_say_can_be_said(file: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\ufeff" + "\r\n".join(f"class {index}" for index in range(10)) + "\r\n", encoding="utf-8")
+    report = dialects.convert(file, tmp_path / "a.safetensors", classes=names, **IMAGES)
+    assert report.notes == ()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    assert predict(tmp_path / "a.safetensors", [tmp_path / "red.png"]).images[0].top[0].name.startswith("class ")
+    loaded = dialects.load(file, num_classes=2, classes=("a", "b"), **IMAGES)
+    assert (loaded.classes, loaded.input_size) == (("a", "b"), 32)
+    assert (loaded.mean, loaded.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    assert loaded.report.notes == ()
+
+
+def test_what_is_not_known_is_said_with_the_option_that_says_it(file: Path, tmp_path: Path) -> None:
+    notes = dialects.convert(file, tmp_path / "a.safetensors", mean=(0.5,) * 3).notes
+    assert notes[0].startswith("input_size, std are not known")
+    assert notes[0].endswith("say --input-size, --std")
+    assert "--classes" in notes[1]
+    assert dialects.load(file).report.to_dict()["notes"][0] in str(dialects.load(file).report).replace("\n", "")
+    with pytest.raises(WeightsError, match="plusx convert takes them as --input-size, --std"):
+        predict(tmp_path / "a.safetensors", [tmp_path / "none.png"])
+    torch.save(peers.scramble(peers.torchvision("resnet18")).state_dict(), tmp_path / "b.pth")
+    loaded = dialects.load(tmp_path / "b.pth")
+    assert "0.485,0.456,0.406" in loaded.report.notes[0]
+    assert (loaded.input_size, loaded.mean, loaded.std) == (None, (), ())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"classes": ("a",)}, ("1 class names for a head of 10",)),
+        ({"classes": ("\x1b[31m", *"bcdefghij")}, ("classes: '\\x1b[31m'", "cannot be printed")),
+        ({"classes": (1, 2)}, ("classes[0]: 1",)),
+        ({"input_size": 3}, ("input_size 3 vanishes",)),
+        ({"input_size": 10**12}, ("input_size", "65535")),
+        ({"input_size": "32"}, ("input_size: '32'",)),
+        ({"mean": (0.5,)}, ("mean has 1 values for 3",)),
+        ({"mean": (1e308,) * 3}, ("mean[0]",)),
+        ({"mean": 0.5}, ("mean: 0.5",)),
+        ({"std": (0.0,) * 3}, ("std[0]",)),
+        ({"std": (float("nan"),) * 3}, ("std[0]",)),
+    ],
+)
+def test_what_is_said_must_fit(options: dict[str, Any], words: tuple[str, ...], file: Path, tmp_path: Path) -> None:
+    refused(file, *words, **options)
+    with pytest.raises(WeightsError):
+        dialects.convert(file, tmp_path / "a.safetensors", **options)
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"a\n\nb\n", "line 2 is empty"), (b"\xff\xfe", "UTF-8"), (None, "No such")]
+)
+def test_a_wrong_file_of_names_is_refused(content: bytes | None, words: str, file: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    if content is not None:
+        names.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"reading {names}: .*{words}"):
+        dialects.load(file, classes=names)
+
+
+def test_what_a_dialect_has_no_place_for_is_refused(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"input_size, mean, std of no use: what chenyaofo"):
+        dialects.convert(file, tmp_path / "a.pth", to="chenyaofo", **IMAGES)
+    torch.save(peers.transformers("basic", (1,), hidden_sizes=(64,), num_labels=2).state_dict(), tmp_path / "b.pth")
+    dialects.convert(tmp_path / "b.pth", tmp_path / "out", to="transformers", classes=("cat", "dog"))
+    assert dialects.load(tmp_path / "out").classes == ("cat", "dog")
+
+
 # Folders
 
 
@@ -289,6 +367,19 @@ def test_a_run_folder_is_as_good_as_its_file(tmp_path: Path) -> None:
     assert dialects.identify(tmp_path / "run").design == design
 
 
+def test_a_file_that_carries_its_design_is_called_by_its_own_name(tmp_path: Path) -> None:
+    cifar = families.cifar(8)
+    wide = cifar.replace(
+        name="cifar_resnet8_2",
+        stem=SmallStem(width=32),
+        stages=tuple(stage.replace(width=2 * stage.width) for stage in cifar.stages),
+    )
+    for name, words in (("cifar_resnet8_2", "cifar_resnet8_2"), ("resnet50", "wrn10_2 with"), ("", "wrn10_2 with")):
+        design = wide.replace(name=name)
+        write_weights(tmp_path / "a.safetensors", Weights(design, plusx.build(design, seed=0).state_dict()))
+        assert dialects.identify(tmp_path / "a.safetensors").name.startswith(words)
+
+
 # Converting
 
 
@@ -315,6 +406,46 @@ def test_an_existing_folder_of_transformers_is_not_touched(tmp_path: Path) -> No
     with pytest.raises(WeightsError, match="exists already"):
         dialects.convert(tmp_path / "a.pth", tmp_path / "out", to="transformers")
     assert (tmp_path / "out" / "config.json").read_text() == "mine"
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a disk")
+    yield place
+    # lazily: torch's writer keeps a file that it could not finish open until the error is forgotten
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "to"), [("out.pth", "chenyaofo"), ("out.safetensors", "plusx"), ("out", "transformers")]
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(name: str, to: Any, file: Path, tiny_disk: Path) -> None:
+    if to == "transformers":
+        torch.save(peers.transformers("basic", (1,), hidden_sizes=(64,), num_labels=2).state_dict(), file)
+    for _ in range(2):  # again: no "exists already"
+        with pytest.raises(WorkError, match=f"writing {tiny_disk / name}") as caught:
+            dialects.convert(file, tiny_disk / name, to=to)
+        assert "\n" not in str(caught.value)
+        assert "inline_container" not in str(caught.value)
+        assert list(tiny_disk.iterdir()) == []
+
+
+def test_a_full_disk_leaves_an_old_folder_as_it_was(tiny_disk: Path, tmp_path: Path) -> None:
+    torch.save(peers.transformers("basic", (1,), hidden_sizes=(64,), num_labels=2).state_dict(), tmp_path / "a.pth")
+    (tiny_disk / "out").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tiny_disk / "out" / name).write_text("old")
+    with pytest.raises(WorkError):
+        dialects.convert(tmp_path / "a.pth", tiny_disk / "out", to="transformers", overwrite=True)
+    assert {path.name: path.read_text() for path in (tiny_disk / "out").iterdir()} == {
+        "config.json": "old",
+        "model.safetensors": "old",
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from itertools import combinations, pairwise, product
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import pytest
@@ -361,3 +361,16 @@ def test_drawing_needs_no_torch() -> None:
     draws = "plusx.draw('resnet50'); plusx.draw('resnet50', block=True)"
     code = f"import sys, plusx; {draws}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_blocks_that_differ_are_drawn_differently() -> None:
+    """Where the zeros go, and how often a branch is dropped."""
+    stages = families.cifar(20).stages
+
+    def drawn(**block: Any) -> str:
+        changed = tuple(stage.replace(block=stage.block.replace(**block)) for stage in stages)
+        return plusx.draw(families.cifar(20).replace(stages=changed), block="1.0").svg
+
+    assert "zeros at the end" in drawn()
+    assert "zeros on both sides" in drawn(shortcut="A-centred")
+    assert "drop 8.89 %" in drawn(stochastic_depth=0.2)

@@ -6,11 +6,13 @@ import shutil
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from plusx.checkpoint import read_weights
+from plusx.cost import cost
 from plusx.errors import DataError, InputError, WeightsError
 from plusx.evaluate import evaluate, predict
 from plusx.families import cifar
@@ -68,6 +70,44 @@ def test_classes_are_matched_by_name(colours: tuple[Path, Run], tmp_path: Path) 
     assert result.confusion == ((0, 0, 0), (0, 3, 0), (0, 0, 3))
     assert result.top5_percent is None
     assert "·" in str(result)
+
+
+def test_the_test_folder_is_judged_where_training_held_out_val(colours: tuple[Path, Run], tmp_path: Path) -> None:
+    for part, images in (("train", 6), ("val", 2), ("test", 3)):
+        colour_folders(tmp_path / "data" / part, images=images, seed=100 * images)
+    run = train(tmp_path / "data", design=cifar(8), recipe=Recipe(epochs=1), out=tmp_path / "run", show=False)
+    assert run.held_out_images == 6
+    for result in (
+        evaluate(run.folder),
+        evaluate(run.folder, tmp_path / "data"),
+        evaluate(colours[1].folder, run.data),
+    ):
+        assert result.images == 9
+        assert result.split == "its folder test/, which training does not look at"
+    shutil.rmtree(tmp_path / "data" / "test")
+    assert evaluate(run.folder).images == run.held_out_images
+    other = evaluate(colours[1].folder, tmp_path / "data")
+    assert (other.images, other.split) == (6, "its folder val/ held out")
+
+
+def test_large_feature_maps_go_through_a_few_at_a_time(digits_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("plusx.evaluate")
+    expected, sizes, logits = evaluate(digits_run.folder), list[int](), module._logits
+
+    def watched(net: Any, images: Any, *rest: Any) -> Any:
+        sizes.append(len(images))
+        return logits(net, images, *rest)
+
+    monkeypatch.setattr(module, "_logits", watched)
+    assert evaluate(digits_run.folder).confusion == expected.confusion
+    assert max(sizes) == 250
+    sizes.clear()
+    monkeypatch.setattr(module, "BATCH_BYTES", 7 * cost(digits_run.design, 8).inference_peak_bytes())
+    assert evaluate(digits_run.folder).confusion == expected.confusion
+    assert set(sizes) == {7, 359 % 7}
+    monkeypatch.setattr(module, "BATCH_BYTES", 1)
+    evaluate(digits_run.folder)
+    assert sizes[-1] == 1
 
 
 def test_wrong_labels_show_in_the_confusion(colours: tuple[Path, Run], tmp_path: Path) -> None:
@@ -132,6 +172,14 @@ def test_predict_reports(colours: tuple[Path, Run], tmp_path: Path) -> None:
     assert len(predict(run.folder, files).images[0].top) == 1
 
 
+def test_predict_one_image_or_any_iterable(colours: tuple[Path, Run]) -> None:
+    data, run = colours
+    file = data / "red" / "0.png"
+    expected = predict(run.folder, [file]).images
+    assert predict(run.folder, str(file)).images == predict(run.folder, file).images == expected
+    assert predict(run.folder, iter([file])).images == expected
+
+
 def test_predict_does_not_depend_on_its_neighbours(colours: tuple[Path, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     data, run = colours
     files = sorted(data.rglob("*.png"))
@@ -151,6 +199,16 @@ def test_predict_refuses(colours: tuple[Path, Run], digits_run: Run, tmp_path: P
         predict(run.folder, [tmp_path])
     with pytest.raises(InputError, match="no images"):
         predict(run.folder, [])
+    with pytest.raises(InputError, match=r"images\[1\]: 3 is int"):
+        predict(run.folder, [tmp_path / "good.png", 3])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="images 3: a path, or several"):
+        predict(run.folder, 3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="run: 3 is int"):
+        predict(3, [tmp_path / "good.png"])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="run: None is NoneType"):
+        evaluate(None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="top '2'"):
+        predict(run.folder, [tmp_path / "good.png"], top="2")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="top 0"):
         predict(run.folder, [tmp_path / "good.png"], top=0)
     with pytest.raises(WeightsError, match="no such file"):

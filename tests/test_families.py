@@ -1,7 +1,10 @@
 """The families: every name of the published tables, depths that do not fit, and the paper's numbers of layers."""
 
+from collections.abc import Callable
+
 import pytest
 
+import plusx
 from plusx import families, layers
 from plusx.errors import DesignError
 
@@ -67,3 +70,24 @@ def test_any_depth_of_a_family_by_number() -> None:
 def test_a_depth_or_name_that_does_not_exist(call: object, message: str) -> None:
     with pytest.raises(DesignError, match=message):
         call()  # type: ignore[operator]
+
+
+def test_an_option_of_no_use_is_an_error() -> None:
+    with pytest.raises(DesignError, match="stride_on: '1x1' is of no use"):
+        families.resnet(18, stride_on="1x1")
+    with pytest.raises(DesignError, match="block: 'x' is not one of building, bottleneck"):
+        families.cifar_preact(110, block="x")  # type: ignore[arg-type]
+
+
+def test_citations_tell_v1_from_v1_5_and_names_take_any_case() -> None:
+    assert families.citation("resnet50") != families.citation("resnet50_v1")
+    assert not any("`" in families.citation(name) for name in families.FAMILIES)
+    assert families.names("RESNET50*")[0] == "resnet50"
+    with pytest.raises(DesignError, match="did you mean 'resnet50'"):
+        families.design("ResNet50")
+
+
+@pytest.mark.parametrize("verb", [plusx.cost, plusx.build, plusx.show, plusx.draw, plusx.design])
+def test_what_is_no_design_is_refused_by_every_verb(verb: Callable[[object], object]) -> None:
+    with pytest.raises(DesignError, match=r"design: 3|named 3"):
+        verb(3)

@@ -144,8 +144,19 @@ def test_freeze_norm_false_and_all() -> None:
     net.unfreeze().train()
     assert all(norm.training for norm in norms)
     assert all(p.requires_grad for p in net.parameters())
-    with pytest.raises(DesignError, match="stages 9 is not between 0 and 4"):
+    with pytest.raises(DesignError, match="stages 9 is not a whole number between 0 and 4"):
         net.freeze(9)
+
+
+def test_a_wrong_freeze_changes_nothing() -> None:
+    net = build(small(BuildingSpec()), seed=0)
+    for wrong in ({"stages": 1.5}, {"stages": True}, {"stages": 1, "norm": "al"}):
+        with pytest.raises(DesignError, match="freeze"):
+            net.freeze(**wrong)
+    net.get_parameter("stem.0.conv.weight").requires_grad_(False)
+    net.freeze(1).unfreeze()
+    assert not net.get_parameter("stem.0.conv.weight").requires_grad  # what the caller stopped stays stopped
+    assert net.get_parameter("stages.0.0.branch.0.conv.weight").requires_grad
 
 
 def test_freeze_outlives_a_copy_a_second_call_and_replaced_norms() -> None:
@@ -175,7 +186,13 @@ def test_zero_init_leaves_no_branch_dead(order: Order) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"device": "cud"}, "device 'cud'"), ({"seed": -1}, "seed: -1"), ({"seed": 2**64}, "is not between 0 and")],
+    [
+        ({"device": "cud"}, "device 'cud'"),
+        ({"seed": -1}, "seed: -1"),
+        ({"seed": 2**64}, "is not a whole number between 0 and"),
+        ({"seed": True}, "seed: True"),
+        ({"seed": 1.5}, "seed: 1.5"),
+    ],
 )
 def test_a_device_or_seed_that_is_none(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -45,6 +45,16 @@ def test_find_a_preset() -> None:
         ("[split]\nheld_out = 1.0", "split.held_out"),
         ("seed = -1", "seed"),
         ("epochs = [", "not TOML"),
+        ("input_size = 100000", "input_size: 100000"),
+        ("input_size = 0", "input_size: 0"),
+        ("label_smoothing = nan", "label_smoothing: nan"),
+        ("[optimizer]\nlr = inf", "optimizer.lr: inf"),
+        ("[optimizer]\nlr = nan", "optimizer.lr: nan"),
+        ("[optimizer]\nweight_decay = inf", "optimizer.weight_decay: inf"),
+        ("[optimizer]\nmomentum = nan", "optimizer.momentum: nan"),
+        ("[schedule]\nwarmup_epochs = inf", "schedule.warmup_epochs: inf"),
+        ("[augment]\ncrop_padding = nan", "augment.crop_padding: nan"),
+        ("[split]\nheld_out = nan", "split.held_out: nan"),
     ],
 )
 def test_wrong_recipes(text: str, words: str) -> None:
@@ -52,6 +62,22 @@ def test_wrong_recipes(text: str, words: str) -> None:
         Recipe.from_toml(text)
     assert words in str(problem.value)
     assert "\n" not in str(problem.value)
+
+
+def test_infinity_is_refused_in_python_too() -> None:
+    with pytest.raises(RecipeError, match="lr: inf"):
+        Sgd(lr=float("inf"))
+    with pytest.raises(RecipeError, match="warmup_epochs"):
+        Cosine(warmup_epochs=float("nan"))
+
+
+def test_the_largest_input_is_accepted() -> None:
+    assert Recipe(input_size=4096).input_size == 4096
+
+
+def test_find_refuses_what_is_no_recipe() -> None:
+    with pytest.raises(RecipeError, match=r"recipe: 3 is int \(accepted: .*quick"):
+        find(3)  # type: ignore[arg-type]
 
 
 def test_the_schedule_warms_up_and_comes_down_to_zero() -> None:

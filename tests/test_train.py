@@ -15,22 +15,24 @@ from PIL import Image
 import plusx
 from plusx.checkpoint import read_weights
 from plusx.data import loader
-from plusx.design import Design
+from plusx.design import BuildingSpec, Design, SmallStem, Stage
 from plusx.errors import DataError, DesignError, InputError, RecipeError, WorkError
 from plusx.families import cifar
 from plusx.network import build
-from plusx.recipe import Recipe, preset
+from plusx.recipe import Augment, Recipe, preset
 from plusx.train import Run, train
 from tests.images import cifar_files, colour_folders, fashion_files, noisy
 
 train_module = import_module("plusx.train")  # the module; `plusx.train` is the function
 FILES = ["curves.svg", "design.toml", "metrics.jsonl", "model.safetensors", "recipe.toml"]
 TINY = Recipe(name="tiny", epochs=1, batch_size=16)
+WIDE = Design(name="wide", stem=SmallStem(), stages=(Stage(depth=1, width=2**20, block=BuildingSpec()),))
+"""More parameters than any machine's memory holds, to be refused before one is built."""
 
 
 def quick(data: str | Path, out: Path, **options: Any) -> Run:
     """One epoch of the smallest network."""
-    return train(data, out=out, show=False, **{"design": cifar(8), "recipe": TINY, **options})
+    return train(data, out=out, **{"design": cifar(8), "recipe": TINY, "show": False, **options})
 
 
 def metrics(run: Run) -> list[dict[str, Any]]:
@@ -138,13 +140,66 @@ def test_streamed_images_train_the_same_weights(tmp_path: Path, monkeypatch: pyt
 
 
 def test_published_sets_and_channels(tmp_path: Path) -> None:
-    fashion = quick(f"fashion-mnist:{fashion_files(tmp_path / 'f')}", tmp_path / "a")
+    fashion = quick(f"fashion-mnist:{fashion_files(tmp_path / 'f')}", tmp_path / "a", design=None)
     assert (fashion.design.stem.in_channels, fashion.input_size, fashion.classes[2]) == (1, 28, "Pullover")
     assert fashion.train_images == 40
     colour = quick(cifar_files(tmp_path / "c"), tmp_path / "b")
     assert (colour.design.stem.in_channels, colour.input_size, colour.held_out_images) == (3, 32, 10)
-    grey = quick(tmp_path / "c", tmp_path / "d", design=cifar(8).with_in_channels(1))  # the Design says grey
-    assert grey.design.stem.in_channels == 1
+
+
+def test_a_published_design_takes_the_channels_of_the_data(tmp_path: Path) -> None:
+    grey, colour = fashion_files(tmp_path / "f"), cifar_files(tmp_path / "c")
+    for number, design in enumerate(("cifar_resnet20", plusx.design("cifar_resnet20"))):
+        assert quick(grey, tmp_path / f"g{number}", design=design).design.stem.in_channels == 1
+        assert quick(colour, tmp_path / f"c{number}", design=design).design.stem.in_channels == 3
+
+
+def test_a_design_of_ones_own_keeps_its_channels_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grey, colour = fashion_files(tmp_path / "f"), cifar_files(tmp_path / "c")
+    one = quick(colour, tmp_path / "a", design=cifar(8).with_in_channels(1), show=True)
+    assert one.design.stem.in_channels == 1
+    assert "1 × 32 × 32 pixels (colour images made grey)" in capsys.readouterr().err
+    assert quick(grey, tmp_path / "b", show=True).design.stem.in_channels == 3
+    assert "3 × 28 × 28 pixels (grey images as three channels)" in capsys.readouterr().err
+    quick(colour, tmp_path / "d", show=True)
+    assert "3 × 32 × 32 pixels\n" in capsys.readouterr().err
+    with pytest.raises(DesignError, match=r"stem.in_channels: 4 is not 1 \(grey\) or 3"):
+        quick(colour, tmp_path / "e", design=cifar(8).with_in_channels(4))
+    assert not (tmp_path / "e").exists()
+
+
+def test_what_is_held_out_and_what_is_not_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "photos"
+    colour_folders(data / "train", images=4)
+    colour_folders(data / "val", images=2, classes=("green",))
+    quick(data, tmp_path / "a", show=True)
+    assert "no images are held out of blue, red: " in capsys.readouterr().err
+    colour_folders(data / "val", images=2, classes=("blue", "red"))
+    colour_folders(data / "test", images=1)
+    quick(data, tmp_path / "b", show=True)
+    shown = capsys.readouterr().err
+    assert "6 held out (its folder val/ held out), 3 left for plusx evaluate (its folder test/" in shown
+    assert "no images are held out" not in shown
+    for name in ("blue", "green", "red"):
+        (data / "test" / name / "0.png").unlink()
+        (data / "test" / name).rmdir()
+    quick(data, tmp_path / "c", show=True)
+    assert "test/ has no folders of classes and is left aside" in capsys.readouterr().err
+
+
+def test_the_curves_say_that_their_losses_differ(tmp_path: Path) -> None:
+    def note(out: str, recipe: Recipe) -> str | None:
+        svg = (quick("digits", tmp_path / out, recipe=recipe).folder / "curves.svg").read_text()
+        found = re.search(r">(training: [^<]*)<", svg)
+        return found[1] if found else None
+
+    plain = Augment(crop_padding=0.0, flip=False)
+    assert note("a", TINY) == "training: smoothed labels, augmented images"
+    assert note("b", TINY.replace(label_smoothing=0.0)) == "training: augmented images"
+    assert note("c", TINY.replace(augment=plain)) == "training: smoothed labels"
+    assert note("d", TINY.replace(augment=plain, label_smoothing=0.0)) is None
 
 
 def test_the_design_from_a_file_or_by_name(tmp_path: Path) -> None:
@@ -185,6 +240,13 @@ def test_progress_goes_to_standard_error(tmp_path: Path, capsys: pytest.CaptureF
         ({"epochs": 0}, RecipeError, "epochs: 0"),
         ({"seed": -1}, RecipeError, "seed: -1"),
         ({"device": "tpu9"}, InputError, "device 'tpu9'"),
+        ({"recipe": 3}, RecipeError, "recipe: 3 is int"),
+        ({"design": 3}, InputError, "design: 3 is int"),
+        ({"out": 3}, InputError, "out: 3 is int"),
+        ({"data": 3}, DataError, "not int"),
+        ({"epochs": "3"}, RecipeError, "epochs: '3'"),
+        ({"design": WIDE}, InputError, "GiB or more, and cpu has"),
+        ({"recipe": TINY.replace(input_size=4096, batch_size=10**9)}, InputError, "batches of 1,438 images of 4096"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_written(
@@ -232,22 +294,29 @@ def interrupt_at(epoch: int) -> Callable[..., Any]:
     return judged
 
 
-def test_ctrl_c_in_the_first_epoch_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_the_first_epoch_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = colour_folders(tmp_path / "photos", images=3)
     monkeypatch.setattr(train_module, "judge", interrupt_at(1))
     with pytest.raises(KeyboardInterrupt):
-        quick(data, tmp_path / "run")
+        quick(data, tmp_path / "run", show=True)
     assert list(tmp_path.iterdir()) == [data]
+    assert capsys.readouterr().err.endswith("\ninterrupted: no epoch was whole yet, so no run folder is left\n")
 
 
-def test_ctrl_c_later_leaves_the_last_whole_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_later_leaves_the_last_whole_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = colour_folders(tmp_path / "photos", images=3)
     monkeypatch.setattr(train_module, "judge", interrupt_at(3))
     with pytest.raises(KeyboardInterrupt):
-        quick(data, tmp_path / "run", epochs=4)
+        quick(data, tmp_path / "run", epochs=4, show=True)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES
     assert read_weights(tmp_path / "run").classes == ("blue", "green", "red")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"interrupted: {tmp_path / 'run'} holds the weights after epoch 2 of 4"
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
@@ -268,7 +337,7 @@ def test_a_handful_of_images_is_enough(tmp_path: Path) -> None:
         (tmp_path / "p" / name).mkdir(parents=True)
         for number in range(2):
             Image.new("L", (8, 8), 10 + number + 200 * (name == "light")).save(tmp_path / "p" / name / f"{number}.png")
-    run = quick(tmp_path / "p", tmp_path / "run")
+    run = quick(tmp_path / "p", tmp_path / "run", design=None)
     assert (run.train_images, run.held_out_images, run.design.stem.in_channels) == (2, 2, 1)
 
 

@@ -116,6 +116,7 @@ class ConvBlock(nn.Sequential):
     ) -> None:
         if order not in get_args(ConvOrder):
             raise DesignError(f"order: {order!r} is not one of {', '.join(get_args(ConvOrder))}")
+        layers.check(layers.Conv(in_channels, out_channels, k_size, stride, dilation, groups, order))
         normed = in_channels if order.startswith("norm") else out_channels
         parts: dict[str, nn.Module] = {
             "conv": nn.Conv2d(
@@ -203,10 +204,23 @@ class StochasticDepth(nn.Module):
 
 
 class GlobalPool(nn.Module):
-    """The mean over height and width: N C H W → N C."""
+    """The mean over height and width: N C H W → N C.
+
+    `window`: by avg_pool2d over the whole map, which sums in another order (`plusx.design.Head`). Not when compiled or
+    exported: the window's size would be fixed there, and the compiler orders sums as it likes.
+    """
+
+    def __init__(self, window: bool = False) -> None:
+        super().__init__()
+        self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.window and not torch.compiler.is_compiling():
+            return functional.avg_pool2d(x, (x.shape[2], x.shape[3])).flatten(1)
         return functional.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    def extra_repr(self) -> str:
+        return "window=True" if self.window else ""
 
 
 class PointwiseLinear(nn.Linear):
@@ -237,8 +251,8 @@ def module(layer: Layer) -> nn.Module:
             return PadShortcut(stride, front, o - i - front)
         case layers.Gate(channels, squeeze):
             return SqueezeExcitation(channels, squeeze)
-        case layers.GlobalPool():
-            return GlobalPool()
+        case layers.GlobalPool(_, window):
+            return GlobalPool(window)
         case layers.Linear(i, o, pointwise):
             return PointwiseLinear(i, o) if pointwise else nn.Linear(i, o)
 

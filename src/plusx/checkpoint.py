@@ -8,9 +8,10 @@ the old file or the whole new one. `replacing` does this for every file of a run
 """
 
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -22,12 +23,15 @@ from torch import Tensor
 
 from plusx import __version__
 from plusx.design import Design
-from plusx.errors import InputError, WeightsError, WorkError
+from plusx.errors import InputError, PlusxError, WeightsError, WorkError
 from plusx.network import Network, build
 from plusx.values import Value
 
 WEIGHTS_FILE = "model.safetensors"
 """The name of the weights file in a run folder."""
+
+LARGEST_SIDE = 2**16 - 1
+"""The largest input size, in pixels, that a weights file may ask for: a bound on what a hostile one costs."""
 
 _KEY = "plusx"
 _UNREADABLE = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError)
@@ -74,10 +78,19 @@ class _Card(Value):
     design: Design
     in_channels: PositiveInt
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    input_size: PositiveInt | None = None
-    mean: Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(strict=False)] = ()
-    std: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(strict=False)] = ()
+    input_size: Annotated[int, Field(gt=0, le=LARGEST_SIDE)] | None = None
+    mean: Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(strict=False)] = ()
+    std: Annotated[tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...], Field(strict=False)] = ()
     versions: dict[str, str]
+
+
+def is_printable(name: str) -> bool:
+    """Whether a name is safe to print: no controls, which a terminal obeys, none that turn or break lines, no halves.
+
+    Wider than `str.isprintable`: joiners are part of words in several scripts.
+    """
+    turning = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    return not any(sign in turning or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name)
 
 
 def write_weights(path: str | Path, weights: Weights) -> Path:
@@ -87,17 +100,10 @@ def write_weights(path: str | Path, weights: Weights) -> Path:
     disk refuses; a file already there stays whole.
     """
     path = Path(path)
-    _check(weights, f"writing {path}")
-    card = _Card(
-        format=1,
-        design=weights.design,
-        in_channels=weights.design.stem.in_channels,
-        classes=weights.classes,
-        input_size=weights.input_size,
-        mean=weights.mean,
-        std=weights.std,
-        versions=weights.versions,
-    )
+    where = f"writing {path}"
+    card = _card(weights, where)
+    _check_facts(weights, where)
+    _check_tensors_of(weights, where)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     # not to_json(): a weights file says every field, defaults too, because defaults may change
     with replacing(path) as beside:
@@ -117,20 +123,32 @@ def read_weights(path: str | Path) -> Weights:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if _KEY not in metadata:
-                raise WeightsError(f"{where}: a safetensors file, but not of plusx (its header names no Design)")
+                raise WeightsError(f"{where}: {_foreign(path)}")
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except WeightsError:
         raise
     except _UNREADABLE as problem:
-        raise WeightsError(f"{where}: {_reason(problem)}") from None
+        whole = path.suffix == ".safetensors"
+        why = f"not a whole safetensors file ({_reason(problem)})" if whole else _foreign(path)
+        raise WeightsError(f"{where}: {why}") from None
     card = _Card.from_json(metadata[_KEY], where)
     if card.in_channels != card.design.stem.in_channels:
         raise WeightsError(
             f"{where}: in_channels {card.in_channels} is not the Design's {card.design.stem.in_channels}"
         )
     weights = Weights(card.design, tensors, card.classes, card.input_size, card.mean, card.std, card.versions)
-    _check(weights, where)
+    _check_names(weights, where)
+    _check_facts(weights, where)
+    _check_tensors_of(weights, where)
     return weights
+
+
+def _foreign(path: Path) -> str:
+    """What to do with a file of other people's."""
+    kind = "a safetensors file, but not" if path.suffix == ".safetensors" else "not a weights file"
+    return (
+        f"{kind} of plusx (no header names a Design); plusx convert {path} NEW.safetensors makes one of other people's"
+    )
 
 
 def is_plusx_file(path: str | Path) -> bool:
@@ -170,8 +188,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(beside)
         beside.replace(path)
         _flush(path.parent)
+    except PlusxError:
+        raise
     except (OSError, SafetensorError) as problem:
         raise WorkError(f"writing {path}: {_reason(problem)}") from None
+    except RuntimeError as problem:
+        if "inline_container" not in str(problem):  # else it is torch.save's writer, which does not tell why it failed
+            raise
+        raise WorkError(f"writing {path}: torch could not write it whole; is the disk full?") from None
     finally:
         beside.unlink(missing_ok=True)
 
@@ -195,8 +219,42 @@ def _reason(problem: BaseException) -> str:
     return " ".join(text.split())
 
 
-def _check(weights: Weights, where: str) -> None:
-    """Everything that must fit together does. Raises WeightsError naming the first that does not."""
+def _card(weights: Weights, where: str) -> _Card:
+    """What the header says of these weights. Raises WeightsError for what it must not say."""
+    _check_names(weights, where)
+    fields = {
+        "format": 1,
+        "design": weights.design.to_dict(),
+        "in_channels": weights.design.stem.in_channels,
+        "classes": weights.classes,
+        "input_size": weights.input_size,
+        "mean": weights.mean,
+        "std": weights.std,
+        "versions": weights.versions,
+    }
+    return _Card.from_dict(fields, where)
+
+
+def checked(weights: Weights, where: str) -> Weights:
+    """The same weights, once all that stands beside the tensors is what a weights file may say.
+
+    Raises WeightsError naming what is not; tensors are not looked at.
+    """
+    card = _card(weights, where)
+    known = replace(weights, classes=card.classes, input_size=card.input_size, mean=card.mean, std=card.std)
+    _check_facts(known, where)
+    return known
+
+
+def _check_names(weights: Weights, where: str) -> None:
+    """Names end on terminals. Raises WeightsError for one that cannot be printed."""
+    for place, names in (("design.name", (weights.design.name,)), ("classes", weights.classes)):
+        if odd := [name for name in names if isinstance(name, str) and not is_printable(name)]:
+            raise WeightsError(f"{where}: {place}: {odd[0][:80]!r} holds characters that cannot be printed")
+
+
+def _check_facts(weights: Weights, where: str) -> None:
+    """What stands beside the tensors fits the Design. Raises WeightsError naming the first that does not."""
     design, channels = weights.design, weights.design.stem.in_channels
     if weights.classes and len(weights.classes) != design.head.classes:
         raise WeightsError(f"{where}: {len(weights.classes)} class names for a head of {design.head.classes} classes")
@@ -207,7 +265,10 @@ def _check(weights: Weights, where: str) -> None:
         raise WeightsError(
             f"{where}: input_size {weights.input_size} vanishes; at least {design.output_stride} is needed"
         )
-    _check_tensors(_skeleton(design, len(weights.tensors), where).state_dict(), weights.tensors, where)
+
+
+def _check_tensors_of(weights: Weights, where: str) -> None:
+    _check_tensors(_skeleton(weights.design, len(weights.tensors), where).state_dict(), weights.tensors, where)
 
 
 def _skeleton(design: Design, tensors: int, where: str) -> Network:
@@ -234,4 +295,5 @@ def _check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], 
             raise WeightsError(f"{where}: tensor {name} holds values that are not finite")
     for name in given:
         if name not in expected:
-            raise WeightsError(f"{where}: tensor {name} does not belong to the Design")
+            shown = name if name.isprintable() and len(name) <= 80 else repr(name[:80])
+            raise WeightsError(f"{where}: tensor {shown} does not belong to the Design")

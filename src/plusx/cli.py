@@ -7,6 +7,7 @@ Each verb is imported when its command runs, so that `plusx --help` is quick.
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -45,6 +46,17 @@ def _numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def _floats(_: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, tokens[0].value.split(",")))
+    except ValueError:
+        text = f"{tokens[0].value!r} is not numbers with commas between them, such as 0.485,0.456,0.406"
+        raise ValueError(text) from None
+
+
+Floats = Annotated[tuple[float, ...] | None, Parameter(converter=_floats, n_tokens=1, negative=())]
+
+
 @dataclass(frozen=True)
 class Hints:
     """What tensors cannot tell."""
@@ -81,28 +93,39 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as problem:
         return _fail(str(problem), 1)
+    except (MemoryError, RuntimeError) as problem:  # torch has no MemoryError of its own on the CPU
+        if isinstance(problem, RuntimeError) and "allocate memory" not in str(problem):
+            raise
+        return _fail("there is not enough memory for this", 1)
     return 0
 
 
 @app.command(name="list")
 def list_(pattern: str = "*", *, json: Json = False) -> None:
-    """List the published networks, each with its paper.
+    """List the published networks, each with its params, its macs at its usual input size, and its paper.
 
     Parameters
     ----------
     pattern
         Part of a name, or a shell pattern such as 'cifar*'.
     """
+    from plusx import cost as the_cost
     from plusx import families
+    from plusx.notation import count
 
-    found = {name: families.citation(name) for name in families.names(pattern)}
-    if json:
-        _print_json({"designs": [{"name": name, "family": family} for name, family in found.items()]})
-        return
+    found = {name: (the_cost(name), families.citation(name)) for name in families.names(pattern)}
     if not found:
         raise InputError(f"no published network matches {pattern!r} (plusx list shows all)")
+    if json:
+        rows = [
+            {"name": name, "params": cost.params, "macs": cost.macs, "input": list(cost.input), "family": family}
+            for name, (cost, family) in found.items()
+        ]
+        _print_json({"designs": rows})
+        return
     width = max(map(len, found))
-    print("\n".join(f"{name:<{width}}  {family}" for name, family in found.items()))
+    for name, (cost, family) in found.items():
+        print(f"{name:<{width}}  {count(cost.params):>6} params  {count(cost.macs):>6} macs  {family}")
 
 
 @app.command
@@ -245,10 +268,14 @@ def convert(
     design: str | None = None,
     overwrite: bool = False,
     ema: bool = True,
+    classes: Path | None = None,
+    input_size: int | None = None,
+    mean: Floats = None,
+    std: Floats = None,
     hints: Annotated[Hints | None, Parameter(name="*")] = None,
     json: Json = False,
 ) -> None:
-    """Write a weights file anew in another dialect.
+    """Write a weights file anew in another dialect. Name its classes and how images are prepared, to predict with it.
 
     Parameters
     ----------
@@ -264,11 +291,30 @@ def convert(
         Replace a target that exists.
     ema
         Where a file has weights averaged over training, take those.
+    classes
+        A file with the name of one class per line, in the order of the logits.
+    input_size
+        Height and width of the images it takes, in pixels.
+    mean, std
+        Per channel, of pixel values from 0 to 1: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225.
     """
     from plusx import convert as the_conversion
 
     insisted = None if design is None else _design(design)
-    _show(the_conversion(source, target, to=to, design=insisted, overwrite=overwrite, ema=ema, **_given(hints)), json)  # type: ignore[arg-type]
+    done = the_conversion(
+        source,
+        target,
+        to=to,  # type: ignore[arg-type]
+        design=insisted,
+        overwrite=overwrite,
+        ema=ema,
+        classes=classes,
+        input_size=input_size,
+        mean=mean,
+        std=std,
+        **_given(hints),
+    )
+    _show(done, json)
 
 
 @app.command
@@ -288,7 +334,7 @@ def train(
     Parameters
     ----------
     data
-        digits, fashion-mnist, cifar10:DIR, or a folder of class folders.
+        digits, fashion-mnist[:DIR], cifar10[:DIR], or a folder of class folders.
     design
         The network; by default one that suits the images.
     recipe
@@ -315,7 +361,7 @@ def evaluate(run: Path, data: str | None = None, *, device: str | None = None, j
     run
         A run folder or a weights file.
     data
-        As in train; by default the images that the run held out.
+        As in train; by default what the run held out, or test/ where it held out val/.
     device
         cpu, cuda, …; by default cuda where there is one.
     """
@@ -350,10 +396,14 @@ def _design(name: str) -> "Design":
     from plusx.design import Design
 
     path = Path(name)
+    if name in families.FAMILIES:
+        return families.design(name)
     if path.is_dir():
         return Design.read(path / "design.toml")
-    if path.suffix in (".toml", ".json"):
+    if path.suffix.lower() in (".toml", ".json"):
         return Design.read(path)
+    if path.is_file():
+        raise InputError(f"{name}: a design file ends in .toml or .json")
     return families.design(name)
 
 
@@ -378,14 +428,16 @@ def _show(report: "Report", as_json: bool) -> None:
     from rich.console import Console
 
     # not a terminal: no colours, and wide enough that no table is cut
-    console = Console() if sys.stdout.isatty() else Console(width=int(os.environ.get("COLUMNS", 120)))
+    console = Console() if sys.stdout.isatty() else Console(width=shutil.get_terminal_size((120, 24)).columns)
     console.print(report)
 
 
 def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data, ensure_ascii=False))
+    print(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"plusx: {' '.join(message.split())}", file=sys.stderr)
+    # what a file says may be in it: no control character of it reaches the terminal
+    shown = "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in " ".join(message.split()))
+    print(f"plusx: {shown}", file=sys.stderr)
     return code

@@ -107,7 +107,7 @@ def _readings(known: Cost) -> tuple[Reading, ...]:
                 "without_projections", "shortcuts left out", "macs without the shortcuts' convolutions", macs - project
             )
         )
-    return (*rows, *_other_stride(known))
+    return (*rows, *_other_stride(known), *_printed(known))
 
 
 def _other_stride(known: Cost) -> tuple[Reading, ...]:
@@ -124,6 +124,25 @@ def _other_stride(known: Cost) -> tuple[Reading, ...]:
     who = "the paper's v1" if other == "1x1" else 'PyTorch\'s "v1.5"'
     text = f"macs with the stride on the {other.replace('x', '×')}: other macs, the same params"
     return (Reading(f"stride_on_{other}", who, text, macs),)
+
+
+_TABLE_1 = {
+    "resnet18": (1_800_000_000, "rounded"),
+    "resnet34": (3_600_000_000, "3.644 without projections (shortcut A); 3.664 with them, cut off"),
+    "resnet50": (3_800_000_000, "3.858 with the stride on the 1×1, cut off; no choice of shortcut rounds to it"),
+    "resnet101": (7_600_000_000, "7.570 with the stride on the 1×1, rounded"),
+    "resnet152": (11_300_000_000, "11.282 with the stride on the 1×1, rounded"),
+}
+"""What Table 1 of arXiv 1512.03385 prints, and how that comes out of exact counts."""
+
+
+def _printed(known: Cost) -> tuple[Reading, ...]:
+    """The number in the paper's Table 1, for its own five networks (either stride) at its own size."""
+    name = known.design.name.removesuffix("_v1")
+    if name not in _TABLE_1 or known.input != (224, 224):
+        return ()
+    value, how = _TABLE_1[name]
+    return (Reading("paper_table_1", "arXiv 1512.03385, Table 1", f"as printed: {how}", value),)
 
 
 def _left_out(known: Cost) -> tuple[Reading, ...]:

@@ -176,7 +176,7 @@ def cost(
     The usual input by default: 32 for a small stem, 224 for the others. `batch`: images at once, for memory and
     arithmetic intensity. Raises DesignError for an unknown name, InputError for an input that vanishes in the network.
     """
-    design = families.design(design) if isinstance(design, str) else design
+    design = families.find(design)
     if detail not in get_args(Detail):
         known = get_args(Detail)
         raise InputError(f"detail: {detail!r} is not one of {', '.join(known)}{did_you_mean(str(detail), known)}")

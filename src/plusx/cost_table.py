@@ -19,33 +19,38 @@ MIB = 2**20
 
 def one(cost: Cost) -> Group:
     """A row for each part that `cost.detail` asks for, and the whole below; without words where there is no room."""
-    return Group(FirstThatFits(_parts(cost, words=True), _parts(cost, words=False)), _notes([cost]))
+    narrower = [_parts(cost, words=False, columns=columns) for columns in _FEWER]
+    return Group(FirstThatFits(_parts(cost, words=True), *narrower), _notes([cost]))
 
 
 def several(costs: tuple[Cost, ...]) -> Group:
     """A row for each network."""
+    return Group(FirstThatFits(*(_networks(costs, columns) for columns in _FEWER)), _notes(costs))
+
+
+def _networks(costs: tuple[Cost, ...], columns: int) -> Table:
     table = reports.table()
-    table.add_column("network", no_wrap=True)
+    table.add_column("network", overflow="fold", min_width=max(len(_name(cost)) for cost in costs))
     table.add_column("input", justify="right", no_wrap=True)
-    for heading in _HEADINGS:
+    for heading in _HEADINGS[:columns]:
         table.add_column(heading, justify="right", no_wrap=True)
     for cost in costs:
-        table.add_row(Text(_name(cost)), shape(cost.input_shape), *_numbers(cost.network, cost.batch))
-    return Group(table, _notes(costs))
+        table.add_row(Text(_name(cost)), shape(cost.input_shape), *_numbers(cost.network, cost.batch)[:columns])
+    return table
 
 
-def _parts(cost: Cost, words: bool) -> Table:
+def _parts(cost: Cost, words: bool, columns: int = 7) -> Table:
     table = reports.table(f"{_name(cost)} on {shape(cost.input_shape)}", show_footer=True)
     whole = cost.network
     table.add_column("part", footer="in all", no_wrap=True)
     if words:
         table.add_column("what", no_wrap=cost.detail == "stage")
     table.add_column("output", footer=shape(whole.shape), justify="right", no_wrap=True)
-    for heading, footer in zip(_HEADINGS, _numbers(whole, cost.batch), strict=True):
+    for heading, footer in [*zip(_HEADINGS, _numbers(whole, cost.batch), strict=True)][:columns]:
         table.add_column(heading, footer=footer, justify="right", no_wrap=True)
     for part in cost.rows():
         what = (_what(part),) if words else ()
-        table.add_row(part.name, *what, shape(part.shape), *_numbers(part, cost.batch))
+        table.add_row(part.name, *what, shape(part.shape), *_numbers(part, cost.batch)[:columns])
     return table
 
 
@@ -54,6 +59,8 @@ def _name(cost: Cost) -> str:
 
 
 _HEADINGS = ("params", "macs", "activa-\ntions", "train\nMiB", "peak\nMiB", "field\npx", "macs/\nbyte")
+_FEWER = (7, 5, 2, 1)
+"""How many of them are shown, by what the terminal has room for; a number is never cut."""
 
 
 def _numbers(part: Part, batch: int) -> tuple[str, ...]:

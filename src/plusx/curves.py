@@ -5,7 +5,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 360, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 36, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 48, 36
 TRAINING, HELD_OUT = "#1f6fb4", "#d1662a"
 """The colours of what was trained on and what was held out, the same in every panel."""
 
@@ -19,10 +19,11 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One pair of axes: a title with its unit, and the lines in it."""
+    """One pair of axes: a title with its unit, the lines in it, and what must be known to compare them."""
 
     title: str
     lines: Sequence[Line]
+    note: str = ""
 
 
 def curves_svg(panels: Sequence[Panel]) -> str:
@@ -61,6 +62,8 @@ def _panel(panel: Panel, left: int) -> str:
         return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * (value - marks[0]) / (marks[-1] - marks[0])
 
     text = [f'<text x="{_LEFT}" y="18" font-weight="600">{escape(panel.title)}</text>']
+    if panel.note:
+        text.append(f'<text x="{_LEFT}" y="34" font-size="11" fill="#555">{escape(panel.note)}</text>')
     for mark in marks:
         text.append(f'<path d="M{_LEFT} {y(mark):.1f}H{WIDTH - _RIGHT}" stroke="#ddd"/>')
         text.append(f'<text x="{_LEFT - 6}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark:g}</text>')

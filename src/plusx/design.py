@@ -165,9 +165,14 @@ class Stage(_Part):
 
 class Head(_Part):
     """Global average pooling and one linear layer. `classes = 0` leaves the linear layer out: the network then gives
-    the pooled features."""
+    the pooled features.
+
+    `pool` is the order in which the mean is summed. "window": by avg_pool2d over the whole map, as the CIFAR
+    repositories akamaster's and kuangliu's do, so that logits agree to the last bit.
+    """
 
     classes: Annotated[int, Field(ge=0, le=2**24)] = 1000
+    pool: Literal["adaptive", "window"] = "adaptive"
 
 
 class Feature(NamedTuple):

@@ -29,7 +29,7 @@ def draw(
     the first block of the second stage. Shapes stand on the arrows as C×H×W. Raises DesignError for an unknown name or
     block, InputError for an input that vanishes in the network.
     """
-    design = families.design(design) if isinstance(design, str) else design
+    design = families.find(design)
     costs = cost(design, input)
     if block is False:
         return network_picture(design, costs)
@@ -85,4 +85,5 @@ def _subject(place: Place, block: BlockPlan, costs: Cost) -> Subject:
     branch = tuple(layer.shape for layer in named["branch"] if layer.plan)  # stochastic depth has none
     shortcut = tuple(layer.shape for layer in named["shortcut"])
     name = f"stage {stage}, block {index}"
-    return Subject(name, block, part.params, part.macs, before.shape, branch, shortcut)
+    drop = layers.drop_rate(costs.design, stage, index)
+    return Subject(name, block, part.params, part.macs, before.shape, branch, shortcut, drop)

@@ -18,7 +18,10 @@ BIG, NORMAL, SMALL = 17.0, 14.0, 12.0
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A block to draw: its name, what it costs, its input shape, and those after each layer of its two paths."""
+    """A block to draw: its name, what it costs, its input shape, and those after each layer of its two paths.
+
+    drop: the rate of stochastic depth at the branch's end.
+    """
 
     name: str
     block: BlockPlan
@@ -27,6 +30,7 @@ class Subject:
     start: tuple[int, ...]
     branch: tuple[tuple[int, ...], ...]
     shortcut: tuple[tuple[int, ...], ...]
+    drop: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ def _draw_plain_end(canvas: Canvas, subject: Subject, lane: Lane, fork: Point, s
 def _draw_residual_end(canvas: Canvas, subject: Subject, lane: Lane, fork: Point, span: Point) -> Point:
     """The same with the shortcut and the addition between."""
     spine, edge, inner = fork[0], fork[0] + lane.width / 2, total(subject.block)
-    height = _arrow(canvas, (spine, span[1]), STEP, lane.shapes[-1], lane.marks[-1]) + SUM
+    drop = (f"drop {100 * subject.drop:.3g} %",) if subject.drop else ()
+    height = _arrow(canvas, (spine, span[1]), STEP, lane.shapes[-1], (*lane.marks[-1], *drop)) + SUM
     _bracket(canvas, spine - lane.width / 2, (fork[1] + 10, height - SUM - 8), inner.split(" + ")[0])
     edge = _draw_shortcut(canvas, subject, fork, height, edge)
     plus(canvas, (spine, height), SUM)
@@ -156,7 +161,9 @@ def _more(layer: Layer) -> str:
     """The second line of a box."""
     if isinstance(layer, Gate):
         return f"{layer.channels} → {layer.squeeze} → {layer.channels}"
-    return "zero channels" if isinstance(layer, Pad) and layer.in_channels != layer.out_channels else details(layer)
+    if isinstance(layer, Pad) and layer.in_channels != layer.out_channels:
+        return "zeros on both sides" if layer.centred else "zeros at the end"
+    return details(layer)
 
 
 def _arrow(canvas: Canvas, start: Point, length: float, left: str, right: Sequence[str]) -> float:

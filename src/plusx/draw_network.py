@@ -346,7 +346,8 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     notes = ["on the arrows: channels × height × width", "3×3, 64, /2: a 3×3 convolution to 64 channels, stride 2"]
     inner = {operations(group.block) for group in groups if not group.block.preact}
     if len(inner) == 1:
-        notes.append(f"F: {inner.pop()}")
+        but = "; where x goes through norm and relu first (z), F begins behind them"
+        notes.append(f"F: {inner.pop()}{but if any(group.block.preact for group in groups) else ''}")
     if any(isinstance(layer, layers.Gate) for group in groups for layer in group.block.branch):
         notes.append("SE, 16: a squeeze-excitation gate, 16 channels inside")
     if any(group.times > 1 for group in groups):

@@ -1,6 +1,7 @@
 """What a trained network does with images: `evaluate` counts what it gets right, `predict` names what it sees."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,8 +12,10 @@ from torch.nn import functional
 
 from plusx import reports, runs
 from plusx.checkpoint import Weights, read_weights
+from plusx.cost import cost
 from plusx.data import Images, Loader, load_files, open_data
 from plusx.data.augment import normalise
+from plusx.design import Design
 from plusx.errors import DataError, InputError, WeightsError, did_you_mean
 from plusx.network import Network, choose_device
 from plusx.reports import Report
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 BATCH = 250
-"""Images per forward pass. Not an option: it changes no result, only the memory taken."""
+"""Images per forward pass, at most. Not an option: it changes no result, only the memory taken."""
+
+BATCH_BYTES = 2 << 30
+"""Of feature maps in a forward pass: fewer images where they are large."""
 
 _SHOWN_CLASSES = 20
 
@@ -183,54 +189,62 @@ def evaluate(
 ) -> Evaluation:
     """Top-1 and top-5 accuracy, per class, and the confusion of classes.
 
-    run: a run folder, a weights file, or Weights. data: a spec as in `plusx.data.sources`. Without it, and with the
-    data that the run was trained on, the images that the run held out; other data is taken whole, or its own test part
-    where it has one. Classes are matched by name; a class that the network does not know raises DataError.
+    run: a run folder, a weights file, or Weights. data: a spec as in `plusx.data.sources`. Without it, that which
+    the run was trained on. Of a run's own data, its test part where training held out a val part instead, else the
+    images that the run held out; of other data its test part, its val part, or all of it, the first that there is;
+    `split` says which. Classes are matched by name; a class that the network does not know raises DataError.
     """
-    weights = run if isinstance(run, Weights) else read_weights(run)
-    spec, images, split, names = _images_to_judge(None if isinstance(run, Weights) else Path(run), data)
+    weights, folder = _weights(run)
+    spec, images, split, names = _images_to_judge(folder, data)
     labels = _labels_by_name(weights, spec, names)
     size, channels = _input(weights)
     images = images.relabel(labels)
     tally = judge(
         weights.network().to(choose_device(device)), Loader(images, size, channels), weights.mean, weights.std
     )
-    return _summary(weights, "weights" if isinstance(run, Weights) else str(run), spec, split, tally)
+    return _summary(weights, "weights" if folder is None else str(folder), spec, split, tally)
 
 
 def predict(
     run: str | Path | Weights,
-    images: Sequence[str | Path],
+    images: str | Path | Iterable[str | Path],
     *,
     top: int = 1,
     device: str | torch.device | None = None,
 ) -> Predictions:
-    """Name what each image file shows: its `top` likeliest classes.
+    """Name what each image file shows, or the one given: its `top` likeliest classes.
 
     run: a run folder, a weights file, or Weights. Any mode of image; each is resized and cropped as in training.
     Raises WeightsError, DataError naming the first file that is no image, and InputError for no images or `top` < 1.
     """
-    weights = run if isinstance(run, Weights) else read_weights(run)
-    if not images:
-        raise InputError("predict: no images were given")
-    if top < 1:
-        raise InputError(f"predict: top {top} is not at least 1")
+    weights, folder = _weights(run)
+    files = _files(images)
+    if type(top) is not int or top < 1:
+        raise InputError(f"predict: top {top!r} is not a whole number of at least 1")
     size, channels = _input(weights)
-    files = [Path(image) for image in images]
     net, names = weights.network().to(choose_device(device)), class_names(weights)
     found: list[Prediction] = []
-    for start in range(0, len(files), BATCH):
-        part = files[start : start + BATCH]
+    at_once = _at_once(weights.design, size)
+    for start in range(0, len(files), at_once):
+        part = files[start : start + at_once]
         logits = _logits(net, load_files(part, size, channels), weights.mean, weights.std)
         found += [_prediction(file, row, names, top) for file, row in zip(part, logits.softmax(1), strict=True)]
-    return Predictions("weights" if isinstance(run, Weights) else str(run), tuple(found))
+    return Predictions("weights" if folder is None else str(folder), tuple(found))
+
+
+def given_path(what: str, value: object) -> Path:
+    """The path that a caller gave as `what`. Raises InputError for what is no path."""
+    if isinstance(value, str | os.PathLike):
+        return Path(value)
+    raise InputError(f"{what}: {value!r} is {type(value).__name__}, where a path is needed")
 
 
 def judge(net: Network, loader: Loader, mean: Sequence[float], std: Sequence[float]) -> Tally:
     """Run every image of `loader` through `net` in eval mode (its mode is restored)."""
     training = net.training
     net.eval()
-    logits = [_logits(net, loader[part][0], mean, std) for part in torch.split(torch.arange(len(loader)), BATCH)]
+    parts = torch.split(torch.arange(len(loader)), _at_once(net.design, loader.size))
+    logits = [_logits(net, loader[part][0], mean, std) for part in parts]
     net.train(training)
     return Tally(torch.cat(logits), loader.labels)
 
@@ -245,6 +259,31 @@ def class_names(weights: Weights) -> tuple[str, ...]:
     return weights.classes or tuple(str(index) for index in range(weights.design.head.classes))
 
 
+def _weights(run: str | Path | Weights) -> tuple[Weights, Path | None]:
+    """The weights, and where they were read from."""
+    if isinstance(run, Weights):
+        return run, None
+    folder = given_path("run", run)
+    return read_weights(folder), folder
+
+
+def _files(images: str | Path | Iterable[str | Path]) -> list[Path]:
+    if isinstance(images, str | os.PathLike):
+        return [Path(images)]
+    if not isinstance(images, Iterable):
+        raise InputError(f"predict: images {images!r}: a path, or several, are needed, not {type(images).__name__}")
+    files = [given_path(f"predict: images[{index}]", image) for index, image in enumerate(images)]
+    if not files:
+        raise InputError("predict: no images were given")
+    return files
+
+
+def _at_once(design: Design, size: int) -> int:
+    """How many images of `size` pixels go through the network together."""
+    peak = cost(design, max(size, design.output_stride)).inference_peak_bytes()
+    return max(1, min(BATCH, BATCH_BYTES // peak))
+
+
 def _logits(net: Network, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     device = next(net.parameters()).device
     with torch.inference_mode():
@@ -257,7 +296,11 @@ def _input(weights: Weights) -> tuple[int, int]:
     channels = weights.design.stem.in_channels
     missing = [name for name in ("input_size", "mean", "std") if not getattr(weights, name)]
     if missing:
-        raise WeightsError(f"weights: {', '.join(missing)} not known, so images cannot be prepared for this network")
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise WeightsError(
+            f"weights: {', '.join(missing)} not known, so images cannot be prepared for this network; "
+            f"plusx convert takes them as {options}"
+        )
     if channels not in (1, 3) or weights.design.head.classes < 1:
         raise WeightsError(f"weights: {channels} input channels, {weights.design.head.classes} classes: no classifier")
     assert weights.input_size is not None
@@ -270,10 +313,12 @@ def _images_to_judge(run: Path | None, data: str | Path | None) -> tuple[str, Im
     if data is None and own is None:
         raise DataError("evaluate: say on which data; only a run folder remembers what it was trained on")
     dataset = open_data(data if data is not None else own.data)  # type: ignore[union-attr]
-    if own is not None and dataset.spec == own.data:
+    if own is not None and dataset.spec == own.data and not dataset.has_unseen_part:
         _, images, split = dataset.split(own.held_out, own.split_seed)
     elif dataset.test is not None:
         images, split = dataset.test, dataset.test_name
+    elif dataset.val is not None:
+        images, split = dataset.val, dataset.val_name
     else:
         images, split = dataset.train, "all of it"
     return dataset.spec, images, split, dataset.classes

@@ -7,7 +7,7 @@ Left out on purpose: the dropout of wide residual networks, and options no publi
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from plusx.design import (
     Block,
@@ -24,12 +24,16 @@ from plusx.design import (
 )
 from plusx.errors import DesignError, did_you_mean
 
+BlockKind = Literal["building", "bottleneck"]
+
 BUILDING_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def resnet(depth: int, *, stride_on: StrideOn = "3x3", name: str = "") -> Design:
-    """ResNet-18, 34, 50, 101, 152 (arXiv 1512.03385, Table 1). `stride_on="1x1"` is the paper's own stride."""
+    """ResNet-18, 34, 50, 101, 152 (arXiv 1512.03385, Table 1). `stride_on="1x1"`: the bottlenecks' own in the paper."""
+    if depth in BUILDING_DEPTHS and stride_on != "3x3":
+        raise DesignError(f"stride_on: {stride_on!r} is of no use: {depth} layers have building blocks")
     block = BottleneckSpec(stride_on=stride_on) if depth in BOTTLENECK_DEPTHS else BuildingSpec()
     return _imagenet(name or f"resnet{depth}", depth, block)
 
@@ -41,12 +45,12 @@ def resnet_d(depth: int, *, name: str = "") -> Design:
 
 
 def wide_resnet(depth: int, factor: int = 2, *, name: str = "") -> Design:
-    """ResNet-50 and 101 with bottlenecks `factor` times as wide inside (arXiv 1605.07146 §3.4)."""
+    """Wide ResNet-50 and 101: wider inside the bottlenecks (arXiv 1605.07146 §3.4), `factor` times."""
     return _imagenet(name or f"wide_resnet{depth}_{factor}", depth, BottleneckSpec(), mid=64 * factor)
 
 
 def resnext(depth: int, groups: int, group_width: int, *, name: str = "") -> Design:
-    """ResNeXt: the 3×3 split into `groups` of `group_width` channels each (arXiv 1611.05431, Table 1)."""
+    """ResNeXt: the 3×3 split into groups (arXiv 1611.05431, Table 1), of `group_width` channels each."""
     block = BottleneckSpec(groups=groups)
     return _imagenet(name or f"resnext{depth}_{groups}x{group_width}d", depth, block, mid=groups * group_width)
 
@@ -80,12 +84,14 @@ def cifar_plain(depth: int, *, name: str = "") -> Design:
     return cifar(depth).plain_twin(name or f"cifar_plain{depth}")
 
 
-def cifar_preact(depth: int, *, block: Literal["building", "bottleneck"] = "bottleneck", name: str = "") -> Design:
+def cifar_preact(depth: int, *, block: BlockKind = "bottleneck", name: str = "") -> Design:
     """Full pre-activation CIFAR networks (arXiv 1603.05027 §3 and Appendix).
 
     Bottlenecks (164, 1001) have depth 9n+2 and shortcut B, as the paper's released code does; building blocks (110)
     have depth 6n+2 and shortcut A, as the 110-layer baseline that the paper takes from arXiv 1512.03385.
     """
+    if block not in get_args(BlockKind):
+        raise DesignError(f"block: {block!r} is not one of {', '.join(get_args(BlockKind))}")
     name = name or f"cifar_preact{depth}"
     if block == "building":
         return _cifar(
@@ -96,7 +102,7 @@ def cifar_preact(depth: int, *, block: Literal["building", "bottleneck"] = "bott
 
 
 def wrn(depth: int, factor: int, *, name: str = "") -> Design:
-    """Wide residual networks for CIFAR, depth 6n+4, `factor` times as wide (arXiv 1605.07146, Table 1). No dropout."""
+    """Wide residual networks for CIFAR, depth 6n+4 (arXiv 1605.07146, Table 1), `factor` times as wide. No dropout."""
     n = _per_stage("wrn", depth, 6, 4)
     widths = (16 * factor, 32 * factor, 64 * factor)
     return _cifar(name or f"wrn{depth}_{factor}", BuildingSpec(order="full_preact"), n, widths=widths)
@@ -104,22 +110,35 @@ def wrn(depth: int, factor: int, *, name: str = "") -> Design:
 
 def design(name: str) -> Design:
     """The published network of that name. Raises DesignError, with the nearest name, if there is none."""
-    if name not in FAMILIES:
-        raise DesignError(f"no design is named {name!r}{did_you_mean(name, FAMILIES)} (plusx list shows all)")
-    return FAMILIES[name](name=name)
+    return _named(name)
+
+
+def find(design: Design | str) -> Design:
+    """A Design as it is; a name as the published network of that name. Raises DesignError for anything else."""
+    if isinstance(design, Design):
+        return design
+    if isinstance(design, str):
+        return _named(design)
+    raise DesignError(f"design: {design!r} is neither a Design nor the name of a published network")
 
 
 def names(pattern: str = "*") -> tuple[str, ...]:
     """The published names, in the families' order; `pattern` as in a shell, or a plain part of the name."""
+    pattern = pattern.lower()
     pattern = pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*"
     return tuple(name for name in FAMILIES if fnmatchcase(name, pattern))
 
 
 def citation(name: str) -> str:
-    """The first line of the family's docstring: what it is, and its paper."""
+    """What the network is, and its paper: the first sentence of its family's docstring, and what sets it apart."""
     if name not in FAMILIES:
         raise DesignError(f"no design is named {name!r}{did_you_mean(name, FAMILIES)}")
-    return (FAMILIES[name].func.__doc__ or "").split("\n", maxsplit=1)[0]
+    first = (FAMILIES[name].func.__doc__ or "").split("\n", maxsplit=1)[0]
+    family = first[: first.index(")") + 1]
+    strides = {block.stride_on for stage in design(name).stages if (block := stage.block).kind == "bottleneck"}
+    placed = {"1x1": "; stride on the 1×1, as in the paper", "3x3": '; stride on the 3×3, PyTorch\'s "v1.5"'}
+    plain_resnet = FAMILIES[name].func is resnet and strides
+    return family + (placed[strides.pop()] if plain_resnet else "")
 
 
 FAMILIES: dict[str, "partial[Design]"] = {
@@ -139,6 +158,18 @@ FAMILIES: dict[str, "partial[Design]"] = {
     **{f"cifar_preact{d}": partial(cifar_preact, d) for d in (164, 1001)},
     **{f"wrn{d}_{k}": partial(wrn, d, k) for d, k in ((28, 10), (16, 8), (40, 2))},
 }
+
+
+def _named(name: str) -> Design:
+    if name not in FAMILIES:
+        near = did_you_mean(name.lower(), FAMILIES) if isinstance(name, str) else ""
+        raise DesignError(f"no design is named {name!r}{near} (plusx list shows all)")
+    return FAMILIES[name](name=name)
+
+
+def gate_width(width: int) -> int:
+    """The inner channels of a squeeze-excitation gate: a 16th of `width`, as a multiple of 8 (see `seresnet`)."""
+    return max(8, (width // 16 + 4) // 8 * 8)
 
 
 def _kind(depth: int) -> Callable[..., BuildingSpec | BottleneckSpec]:
@@ -161,7 +192,7 @@ def _imagenet(
                 depth=blocks,
                 width=width,
                 mid=mid << index if bottleneck else None,
-                squeeze=max(8, (width // 16 + 4) // 8 * 8) if gated else None,
+                squeeze=gate_width(width) if gated else None,
                 stride=1 if index == 0 else 2,
                 block=block,
             )

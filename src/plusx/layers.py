@@ -85,9 +85,13 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class GlobalPool:
-    """The mean over height and width: N C H W → N C."""
+    """The mean over height and width: N C H W → N C.
+
+    `window`: by avg_pool2d over the whole map: the same terms, summed in another order.
+    """
 
     channels: int
+    window: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,11 @@ class _Options:
     def __post_init__(self) -> None:
         _one_of("order", self.order, get_args(Order))
         _one_of("shortcut", self.shortcut, get_args(Shortcut))
+        for flag in ("skip", "share_preact"):
+            if not isinstance(getattr(self, flag), bool):
+                raise DesignError(f"{flag}: {getattr(self, flag)!r} is not True or False")
+        if not self.skip and self.shortcut not in ("B", "identity"):  # what nobody has chosen, and what says the same
+            raise DesignError(f"shortcut: {self.shortcut} is of no use where skip is False: there is no addition")
         for field in ("out_channels", "first_dilation", "squeeze"):
             if (value := getattr(self, field)) is not None:
                 _positive(field, value)
@@ -222,9 +231,16 @@ class _Options:
         return self.dilation if self.first_dilation is None else self.first_dilation
 
 
+def _chosen(block: str, options: BlockOptions) -> _Options:
+    known = tuple(BlockOptions.__annotations__)
+    if odd := [name for name in options if name not in known]:
+        raise DesignError(f"{block} has no option {odd[0]!r}{did_you_mean(odd[0], known)} (known: {', '.join(known)})")
+    return _Options(**options)
+
+
 def building(channels: int, **options: Unpack[BlockOptions]) -> BlockPlan:
     """Two 3×3 convolutions (arXiv 1512.03385, Figure 5 left). Raises DesignError."""
-    chosen = _Options(**options)
+    chosen = _chosen("a building block", options)
     recipe, width = _ORDERS[chosen.order], channels if chosen.out_channels is None else chosen.out_channels
     branch = (
         Conv(channels, width, 3, chosen.stride, chosen.first, chosen.groups, recipe.inner),
@@ -241,7 +257,9 @@ def bottleneck(
     `stride_on` names the convolution that subsamples. The 3×3 has `first_dilation` where it would carry the stride
     itself, and `dilation` where the stride comes before it. Raises DesignError.
     """
-    chosen = _Options(**options)
+    chosen = _chosen("a bottleneck", options)
+    for name, channels in (("in_channels", in_channels), ("mid_channels", mid_channels)):
+        _positive(name, channels)
     recipe, width = _ORDERS[chosen.order], in_channels if chosen.out_channels is None else chosen.out_channels
     if _one_of("stride_on", stride_on, get_args(StrideOn)) == "3x3":
         strides, dilation = (1, chosen.stride), chosen.first
@@ -279,6 +297,12 @@ def stage_arguments(design: Design) -> Iterator[tuple[Stage, dict[str, Any], dic
             {**_channel_arguments(stage, stage.width), **shared},
         )
         in_channels, at_start = stage.width, False
+
+
+def drop_rate(design: Design, stage: int, block: int) -> float:
+    """The stochastic depth of one block: it grows linearly over the network's blocks (arXiv 1603.09382 §3)."""
+    depths = [stage.depth for stage in design.stages]
+    return design.stages[stage].block.stochastic_depth * (sum(depths[:stage]) + block + 1) / sum(depths)
 
 
 def _channel_arguments(stage: Stage, in_channels: int) -> dict[str, Any]:
@@ -327,14 +351,14 @@ def _head(design: Design) -> tuple[Layer, ...]:
     """
     last = design.stages[-1]
     before = _ORDERS[last.block.order].before
-    pool: tuple[Layer, ...] = (*_loose(before, last.width), GlobalPool(last.width))
+    pool: tuple[Layer, ...] = (*_loose(before, last.width), GlobalPool(last.width, design.head.pool == "window"))
     classifier = Linear(last.width, design.head.classes, pointwise=before == "norm act")
     return (*pool, classifier) if design.head.classes else pool
 
 
 def _block(kind: str, branch: tuple[Conv, ...], chosen: _Options) -> BlockPlan:
     for conv in branch:
-        _check(conv)
+        check(conv)
     recipe, in_channels, width = _ORDERS[chosen.order], branch[0].in_channels, branch[-1].out_channels
     shortcut = _shortcut(chosen, in_channels, width) if chosen.skip else None
     weighted = any(isinstance(layer, Conv) for layer in shortcut or ())
@@ -379,12 +403,12 @@ def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
 
 
 def _positive(field: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise DesignError(f"{field}: {value!r} is not a positive whole number")
 
 
-def _check(conv: Conv) -> None:
-    """Raise DesignError unless the convolution's numbers are positive and its groups divide its channels."""
+def check(conv: Conv) -> None:
+    """Raises DesignError unless the convolution's numbers are positive and its groups divide its channels."""
     for field in ("in_channels", "out_channels", "kernel", "stride", "dilation", "groups"):
         _positive(field, getattr(conv, field))
     for channels in (conv.in_channels, conv.out_channels):

@@ -293,8 +293,10 @@ class Meter:
         self.added += y.elements
         return y
 
-    def _global_pool(self, layer: Layer, x: Map) -> Map:
+    def _global_pool(self, layer: layers.GlobalPool, x: Map) -> Map:
         self.averaged += x.elements
+        if layer.window:  # avg_pool2d's gradient asks for its input, though only for its shape
+            self._keep(x)
         return self._make(Map(x.channels, 1, 1, stride=0), x.elements)
 
     def _linear(self, layer: layers.Linear, x: Map) -> Map:

@@ -36,6 +36,7 @@ class Network(nn.Module):
         self.head = nn.Sequential(assemble(plan.head)) if len(plan.head) == 1 else assemble(plan.head)
         self._frozen: int | None = None
         self._norm: bool | Literal["all"] = True
+        self._stopped: list[str] = []  # the parameters that `freeze` stopped; the caller's own stay as they are
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, N classes (pooled features, N channels, where the Design has no classes)."""
@@ -78,31 +79,40 @@ class Network(nn.Module):
         stochastic depth drops nothing; "all" does so in the whole network; False in none of it. A second call takes the
         first one's place, and `unfreeze()` undoes it. Raises DesignError.
         """
-        if not 0 <= stages <= len(self.stages):
-            raise DesignError(f"freeze: stages {stages} is not between 0 and {len(self.stages)}")
+        if not (type(stages) is int and 0 <= stages <= len(self.stages)):
+            raise DesignError(f"freeze: stages {stages!r} is not a whole number between 0 and {len(self.stages)}")
+        if norm not in (True, False, "all"):
+            raise DesignError(f"freeze: norm {norm!r} is not one of True, False, 'all'")
         self.unfreeze()
         self._frozen, self._norm = stages, norm
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
+        self._stopped = [
+            f"{name}.{key}"
+            for name, part in self._frozen_parts()
+            for key, parameter in part.named_parameters()
+            if parameter.requires_grad
+        ]
+        for name in self._stopped:
+            self.get_parameter(name).requires_grad_(False)
         return self.train(self.training)
 
     def unfreeze(self) -> Self:
         """Train again what `freeze` stopped, and let every batch norm follow its data."""
-        for part in self._frozen_parts():
-            part.requires_grad_(True)
-        self._frozen = None
+        for name in self._stopped:
+            self.get_parameter(name).requires_grad_(True)
+        self._frozen, self._stopped = None, []
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, in which what `freeze` holds still stays as it is."""
         super().train(mode)
         if self._frozen is not None and self._norm:
-            for part in [self] if self._norm == "all" else self._frozen_parts():
+            for part in [self] if self._norm == "all" else [part for _, part in self._frozen_parts()]:
                 _hold_still(part)
         return self
 
-    def _frozen_parts(self) -> list[nn.Module]:
-        return [] if self._frozen is None else [self.stem, *list(self.stages)[: self._frozen]]
+    def _frozen_parts(self) -> list[tuple[str, nn.Module]]:
+        stages = [(f"stages.{index}", stage) for index, stage in enumerate(self.stages)]
+        return [] if self._frozen is None else [("stem", self.stem), *stages[: self._frozen]]
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -135,9 +145,9 @@ def build(
     the CPU unless given; "meta" gives shapes without weights. Raises DesignError, and InputError for a device or seed
     that is none.
     """
-    design = families.design(design) if isinstance(design, str) else design
-    if seed is not None and not 0 <= seed < 2**63:
-        raise InputError(f"seed: {seed} is not between 0 and 2**63 - 1")
+    design = families.find(design)
+    if seed is not None and not (type(seed) is int and 0 <= seed < 2**63):
+        raise InputError(f"seed: {seed!r} is not a whole number between 0 and 2**63 - 1")
     if output_stride is not None:
         design = design.with_output_stride(output_stride)
     place = choose_device(device or "cpu")
@@ -191,14 +201,11 @@ def _in_gate(block: ResidualBlock, part: nn.Module) -> bool:
 
 
 def _stages(design: Design) -> list[nn.Sequential]:
-    """Blocks from the arguments that `layers` gives; the drop rate grows linearly with depth (arXiv 1603.09382 §3)."""
-    total = sum(stage.depth for stage in design.stages)
-    stages, position = [], 0
-    for stage, first, rest in layers.stage_arguments(design):
-        blocks = []
-        for index in range(stage.depth):
-            position += 1
-            rate = stage.block.stochastic_depth * position / total
-            blocks.append(_BLOCKS[stage.block.kind](**(first if index == 0 else rest), stochastic_depth=rate))
+    """Blocks from the arguments that `layers` gives."""
+    stages = []
+    for number, (stage, first, rest) in enumerate(layers.stage_arguments(design)):
+        rates = [layers.drop_rate(design, number, index) for index in range(stage.depth)]
+        block = _BLOCKS[stage.block.kind]
+        blocks = [block(**(rest if index else first), stochastic_depth=rate) for index, rate in enumerate(rates)]
         stages.append(nn.Sequential(*blocks))
     return stages

@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from plusx.errors import InputError, RecipeError, did_you_mean
 from plusx.values import Value
@@ -25,7 +25,12 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
+LARGEST_INPUT = 4096
+"""Pixels. Far above what classifiers are given; beyond it one image fills the memory of a machine."""
+
+
 class _Part(Value):
+    model_config = ConfigDict(allow_inf_nan=False)
     error: ClassVar[type[InputError]] = RecipeError
 
 
@@ -91,7 +96,8 @@ class Recipe(_Part):
     name: of the preset, or yours.
     epochs: passes over the training images.
     batch_size: images per step. An epoch's batches are as equal as can be, none larger than this.
-    input_size: height and width of the images in pixels; None: the median shorter side of the data's, at most 224.
+    input_size: height and width of the images in pixels, at most 4,096; None: the median shorter side of the data's,
+        at most 224.
     label_smoothing: the share of the target spread over all classes (arXiv 1512.00567 §7).
     zero_init: every block begins as its shortcut (arXiv 1706.02677 §5.1).
     seed: of the first weights, the order of the images, and their changes.
@@ -101,7 +107,7 @@ class Recipe(_Part):
     name: str = ""
     epochs: PositiveInt = 30
     batch_size: Annotated[int, Field(ge=2)] = 128
-    input_size: PositiveInt | None = None
+    input_size: Annotated[int, Field(ge=1, le=LARGEST_INPUT)] | None = None
     label_smoothing: Fraction = 0.1
     zero_init: bool = True
     seed: NonNegativeInt = 0
@@ -131,5 +137,8 @@ def find(recipe: "Recipe | str | Path") -> Recipe:
     """A Recipe as it is; else a preset by name; else read from a `.toml` or `.json` file. Raises RecipeError."""
     if isinstance(recipe, Recipe):
         return recipe
-    is_file = isinstance(recipe, Path) or recipe.endswith((".toml", ".json"))
+    if not isinstance(recipe, str | Path):
+        known = f"a Recipe, a file, or one of {', '.join(presets())}"
+        raise RecipeError(f"recipe: {recipe!r} is {type(recipe).__name__} (accepted: {known})")
+    is_file = isinstance(recipe, Path) or recipe.lower().endswith((".toml", ".json"))
     return Recipe.read(recipe) if is_file else preset(str(recipe))

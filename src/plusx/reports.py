@@ -49,11 +49,25 @@ class FirstThatFits:
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator["RenderableType"]:
         from rich.measure import Measurement
+        from rich.table import Table
 
         unbounded = options.update(max_width=10_000)
+        for renderable in self.renderables:
+            if isinstance(renderable, Table):
+                _hold_widths(renderable, console, unbounded)
         widths = [Measurement.get(console, unbounded, renderable).minimum for renderable in self.renderables]
         fitting = [r for r, width in zip(self.renderables, widths, strict=True) if width <= options.max_width]
         yield (fitting or [self.renderables[-1]])[0]
+
+
+def _hold_widths(table: "Table", console: "Console", options: "ConsoleOptions") -> None:
+    """A column that must not wrap is as wide as its widest cell; rich counts its longest word alone."""
+    from rich.measure import Measurement
+
+    for column in table.columns:
+        if column.no_wrap:
+            cells = [column.header, column.footer, *column.cells]
+            column.min_width = max(Measurement.get(console, options, cell).maximum for cell in cells)
 
 
 def render(renderable: "RenderableType", width: int = 120) -> str:

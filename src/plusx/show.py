@@ -79,7 +79,7 @@ def show(design: Design | str, input: int | tuple[int, int] | None = None, *, de
     if detail not in get_args(Detail):
         known = get_args(Detail)
         raise InputError(f"show: detail {detail!r} is not one of {', '.join(known)}{did_you_mean(str(detail), known)}")
-    design = families.design(design) if isinstance(design, str) else design
+    design = families.find(design)
     costs, plan = cost(design, input), layers.network(design)
     stages = [_stage(index, costs, design, detail) for index in range(len(design.stages))]
     parts = (_row("stem", plan.stem, costs.stem, detail), *stages, _row("head", plan.head, costs.head, detail))

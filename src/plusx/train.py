@@ -1,6 +1,6 @@
 """Training: `train` puts a run together, and `fit` is the loop.
 
-    data ──open, split, decode──▶ Loader ─┐
+    data ──open, split, decode──▶ Loader ─┐          (what is trained on what, a _Plan, is settled and checked first)
     Design ──build──▶ Network ────────────┼─ fit ──▶ Epoch, Epoch, … ──▶ run folder
     Recipe ───────────────────────────────┘
 
@@ -10,6 +10,7 @@ bit-equal weights. Images are N C H W.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,19 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from plusx import families, runs
 from plusx.checkpoint import WEIGHTS_FILE, Weights, write_text, write_weights
-from plusx.cost import cost
+from plusx.cost import Cost, cost
 from plusx.curves import HELD_OUT, TRAINING, Line, Panel, curves_svg
 from plusx.data import Dataset, Images, Loader, open_data
 from plusx.data.augment import flip, normalise, pad_crop
 from plusx.design import Design
 from plusx.display import Display
-from plusx.errors import InputError, WorkError
-from plusx.evaluate import judge
+from plusx.errors import DesignError, InputError, WorkError
+from plusx.evaluate import given_path, judge
 from plusx.network import Network, build, choose_device
 from plusx.recipe import Recipe, find, preset
 from plusx.reports import Report
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 LARGEST_DEFAULT_INPUT = 224
 LARGEST_SMALL_IMAGE = 64
 """Pixels. Up to this size the default network is a CIFAR one, above it ResNet-18."""
+
+_SHOWN_CLASSES = 10
 
 MACS_PER_THREAD = 250_000_000
 """Less work in a batch is not worth another thread: on digits a second one takes 7 s instead of 9.5 s on two free
@@ -128,8 +132,9 @@ def train(
 ) -> Run:
     """Train a network on labelled images; leaves a run folder.
 
-    data: "digits", "fashion-mnist", "cifar10:DIR", or a folder of class folders (see `plusx.data.sources`).
-    design: a Design, a published name, or a `.toml` or `.json` file; its classes and input channels become the data's.
+    data: "digits", "fashion-mnist", "cifar10", or a folder of class folders (see `plusx.data.sources`).
+    design: a Design, a published name, or a `.toml` or `.json` file; its classes become the data's. A published one
+        takes the data's channels, grey or colour; one of your own keeps its channels, and the images are made to fit.
         By default cifar_resnet20 for images of up to 64 pixels, else resnet18; for digits 8 layers at twice its width.
     recipe: a Recipe, a preset's name, or a file; by default "digits" for digits, else "quick".
     epochs, seed: instead of the recipe's.
@@ -138,58 +143,109 @@ def train(
     show: progress on standard error.
 
     Raises an InputError, before anything is written, for whatever is wrong with these; WorkError when the loss stops
-    being a number or the disk refuses. Interrupted, it leaves the weights of the last whole epoch, or nothing.
+    being a number or the disk refuses. Interrupted, it leaves the weights of the last whole epoch, or nothing, and says
+    which before it passes KeyboardInterrupt on.
     """
-    started = time.perf_counter()
-    if out is not None:
-        runs.refuse_used(Path(out))
-    display, where = Display(show), choose_device(device)
-    dataset = open_data(data)
+    started, display, kept = time.perf_counter(), Display(show), list[str]()
+    with _last_words(display, kept):
+        folder = None if out is None else given_path("out", out)
+        if folder is not None:
+            runs.refuse_used(folder)
+        where = choose_device(device)
+        plan = _plan(open_data(data, say=display.line), design, recipe, epochs, seed, where)
+        display.line(_describe(plan))
+        return _train(plan, folder, display, kept, started)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is trained on what, and how, all of it checked.
+
+    split: how images are divided, in words. channels_note: how their channels are made to fit, or "".
+    """
+
+    dataset: Dataset
+    images: Images
+    held_out: Images
+    split: str
+    design: Design
+    channels_note: str
+    recipe: Recipe
+    size: int
+    price: Cost
+    device: torch.device
+
+
+def _plan(
+    dataset: Dataset,
+    design: Design | str | Path | None,
+    recipe: Recipe | str | Path | None,
+    epochs: int | None,
+    seed: int | None,
+    device: torch.device,
+) -> _Plan:
+    """Fill in what was not given. Raises an InputError for whatever is wrong."""
     recipe = _recipe(recipe, dataset, epochs, seed)
     images, held_out, split = dataset.split(recipe.split.held_out, recipe.split.seed)
     size = recipe.input_size or min(images.short_side(), LARGEST_DEFAULT_INPUT)
-    design = _design(design, dataset, images, size)
-    recipe, channels = recipe.replace(input_size=size), design.stem.in_channels
-    display.line(_describe(dataset, images, held_out, split, size, design, recipe, where))
+    chosen, note = _fit_channels(_design(design, dataset, size), design is None, images)
+    chosen = chosen.with_classes(len(dataset.classes))
+    price = cost(chosen, size, batch=math.ceil(len(images) / _steps(len(images), recipe.batch_size)))
+    _refuse_too_large(price, device)
+    return _Plan(dataset, images, held_out, split, chosen, note, recipe.replace(input_size=size), size, price, device)
 
-    with display.bar("decoding", len(images) + len(held_out)) as advance:
-        train_set, test_set = (Loader(part, size, channels, advance=advance) for part in (images, held_out))
+
+def _train(plan: _Plan, out: Path | None, display: Display, kept: list[str], started: float) -> Run:
+    """Carry out the plan. `kept` is told what an interruption would leave."""
+    design, recipe, size = plan.design, plan.recipe, plan.size
+    parts = (plan.images, plan.held_out)
+    with display.bar("decoding", sum(map(len, parts))) as advance:
+        train_set, test_set = (Loader(part, size, design.stem.in_channels, advance=advance) for part in parts)
     mean, std = train_set.statistics()
-    net = build(design, seed=recipe.seed, zero_init=recipe.zero_init, device=where)
+    net = build(design, seed=recipe.seed, zero_init=recipe.zero_init, device=plan.device)
 
-    price = cost(design, size)
     history: list[Epoch] = []
-    where_to = runs.new_run(None if out is None else Path(out), f"{dataset.name}-{design.name or 'net'}")
-    with _threads(price.macs * recipe.batch_size), where_to as folder:
+    where_to = runs.new_run(out, f"{plan.dataset.name}-{design.name or 'net'}")
+    with _threads(plan.price.macs * recipe.batch_size), where_to as folder:
         write_text(folder / runs.DESIGN_FILE, design.to_toml())
         write_text(folder / runs.RECIPE_FILE, recipe.to_toml())
-        runs.append_metrics(folder, {"run": _origin(dataset, recipe, images, held_out)})
-        with display.bar("epoch 1", recipe.epochs * _steps(len(images), recipe.batch_size)) as advance:
+        runs.append_metrics(folder, {"run": _origin(plan)})
+        with display.bar("epoch 1", recipe.epochs * _steps(len(train_set), recipe.batch_size)) as advance:
             for epoch in fit(net, train_set, test_set, recipe, mean, std, after_step=advance):
                 history.append(epoch)
-                write_weights(
-                    folder / WEIGHTS_FILE, Weights(design, net.state_dict(), dataset.classes, size, mean, std)
-                )
+                weights = Weights(design, net.state_dict(), plan.dataset.classes, size, mean, std)
+                write_weights(folder / WEIGHTS_FILE, weights)
+                kept[:] = [f"{folder} holds the weights after epoch {epoch.epoch} of {recipe.epochs}"]
                 runs.append_metrics(folder, vars(epoch))
-                write_text(folder / runs.CURVES_FILE, _curves(history))
+                write_text(folder / runs.CURVES_FILE, _curves(history, recipe))
                 advance(0, _epoch_text(epoch, recipe.epochs))
                 display.epoch_line(_epoch_text(epoch, recipe.epochs))
     return Run(
         folder=folder,
-        data=dataset.spec,
-        split=split,
-        classes=dataset.classes,
-        train_images=len(images),
-        held_out_images=len(held_out),
+        data=plan.dataset.spec,
+        split=plan.split,
+        classes=plan.dataset.classes,
+        train_images=len(plan.images),
+        held_out_images=len(plan.held_out),
         design=design,
         recipe=recipe,
         input_size=size,
-        params=price.params,
-        macs=price.macs,
+        params=plan.price.params,
+        macs=plan.price.macs,
         accuracy_percent=history[-1].held_out_accuracy_percent,
         held_out_loss=history[-1].held_out_loss,
         seconds=time.perf_counter() - started,
     )
+
+
+@contextmanager
+def _last_words(display: Display, kept: Sequence[str]) -> Iterator[None]:
+    """When a person interrupts, say what is left of the run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        display.line(f"interrupted: {kept[-1] if kept else 'no epoch was whole yet, so no run folder is left'}")
+        raise
 
 
 def fit(
@@ -271,22 +327,62 @@ def _recipe(recipe: Recipe | str | Path | None, dataset: Dataset, epochs: int | 
     return chosen.replace(**changes)
 
 
-def _design(design: Design | str | Path | None, dataset: Dataset, images: Images, size: int) -> Design:
-    """The Design asked for, or the default one, with the data's classes and channels. Raises InputError."""
+def _design(design: Design | str | Path | None, dataset: Dataset, size: int) -> Design:
+    """The Design asked for, or the default one, if it fits images of that size. Raises InputError."""
     match design:
         case Design():
             chosen = design
         case None:
             chosen = _default_design(dataset, size)
-        case str() if not design.endswith((".toml", ".json")):
+        case str() if not design.lower().endswith((".toml", ".json")):
             chosen = families.design(design)
         case _:
-            chosen = Design.read(design)
+            chosen = Design.read(given_path("design", design))
     if size < chosen.output_stride:
         need = f"it needs {chosen.output_stride} or more (recipe: input_size), or a design that subsamples less"
         raise InputError(f"design {chosen.name!r}: images of {size} pixels vanish in it; {need}")
-    one = chosen.stem.in_channels == 1 or images.grey()
-    return chosen.with_classes(len(dataset.classes)).with_in_channels(1 if one else 3)
+    return chosen
+
+
+def _fit_channels(design: Design, default: bool, images: Images) -> tuple[Design, str]:
+    """The Design with the channels it is trained at, and what happens to the images' own.
+
+    The default and the published ones say nothing about the data, so they take its channels. A Design of the user's own
+    keeps what it says. Raises DesignError for one that takes neither grey images nor colour ones.
+    """
+    grey, wants = images.grey(), design.stem.in_channels
+    if default or (design.name in families.FAMILIES and design == families.design(design.name)):
+        return design.with_in_channels(1 if grey else 3), ""
+    if wants not in (1, 3):
+        raise DesignError(f"design {design.name!r}: stem.in_channels: {wants} is not 1 (grey) or 3 (colour images)")
+    if grey == (wants == 1):
+        return design, ""
+    return design, "grey images as three channels" if grey else "colour images made grey"
+
+
+def _refuse_too_large(price: Cost, device: torch.device) -> None:
+    """Raise InputError, before anything is built, for what no memory holds: better than to be killed half-way.
+
+    Weights, gradients and momentum, and what a step keeps for the backward pass; a lower bound of what is needed.
+    """
+    need, memory = 3 * price.weights_bytes() + price.training_bytes(), _memory_bytes(device)
+    if memory is None or need <= memory:
+        return
+    what = f"{price.params:,} parameters, batches of {price.batch:,} images of {price.input[0]} pixels"
+    gib = f"{need / 2**30:,.1f} GiB or more, and {device} has {memory / 2**30:,.1f}"
+    raise InputError(
+        f"training design {price.design.name!r} ({what}) needs {gib}; choose a smaller design, batch_size or input_size"
+    )
+
+
+def _memory_bytes(device: torch.device) -> int | None:
+    """What the device has in all; None where it does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
 
 
 def _default_design(dataset: Dataset, size: int) -> Design:
@@ -300,32 +396,40 @@ def _twice_as_wide(design: Design, name: str) -> Design:
     return design.replace(name=name, stem=design.stem.replace(width=2 * design.stem.width), stages=stages)
 
 
-def _origin(dataset: Dataset, recipe: Recipe, images: Images, held_out: Images) -> dict[str, Any]:
+def _origin(plan: _Plan) -> dict[str, Any]:
     """What `runs.read_origin` reads back, and what a person may want to know."""
     return {
-        "data": dataset.spec,
-        "held_out": recipe.split.held_out,
-        "split_seed": recipe.split.seed,
-        "train_images": len(images),
-        "held_out_images": len(held_out),
-        "classes": list(dataset.classes),
+        "data": plan.dataset.spec,
+        "held_out": plan.recipe.split.held_out,
+        "split_seed": plan.recipe.split.seed,
+        "train_images": len(plan.images),
+        "held_out_images": len(plan.held_out),
+        "classes": list(plan.dataset.classes),
     }
 
 
-def _describe(
-    dataset: Dataset,
-    images: Images,
-    held_out: Images,
-    split: str,
-    size: int,
-    design: Design,
-    recipe: Recipe,
-    device: torch.device,
-) -> str:
-    counts = f"{len(images):,} images to train on and {len(held_out):,} held out ({split})"
-    shape = f"{len(dataset.classes)} classes, {design.stem.in_channels} × {size} × {size} pixels"
-    how = f"recipe {recipe.name or 'of your own'}, {recipe.epochs} epochs, seed {recipe.seed}, on {device}"
-    return f"{dataset.name}: {counts}; {shape}\n{design.name or 'your design'}; {how}"
+def _describe(plan: _Plan) -> str:
+    dataset, recipe = plan.dataset, plan.recipe
+    counts = f"{len(plan.images):,} images to train on and {len(plan.held_out):,} held out ({plan.split})"
+    if dataset.has_unseen_part:
+        assert dataset.test is not None
+        counts += f", {len(dataset.test):,} left for plusx evaluate ({dataset.test_name})"
+    note = f" ({plan.channels_note})" if plan.channels_note else ""
+    shape = f"{len(dataset.classes)} classes, {plan.design.stem.in_channels} × {plan.size} × {plan.size} pixels{note}"
+    how = f"recipe {recipe.name or 'of your own'}, {recipe.epochs} epochs, seed {recipe.seed}, on {plan.device}"
+    lines = [f"{dataset.name}: {counts}; {shape}", *dataset.notes, *_classes_not_held_out(plan)]
+    return "\n".join([*lines, f"{plan.design.name or 'your design'}; {how}"])
+
+
+def _classes_not_held_out(plan: _Plan) -> list[str]:
+    """A line where the accuracy on the images held out says nothing about some classes."""
+    counts = np.bincount(plan.held_out.labels, minlength=len(plan.dataset.classes))
+    names = [name for name, count in zip(plan.dataset.classes, counts, strict=True) if count == 0]
+    if not names:
+        return []
+    more = f" and {len(names) - _SHOWN_CLASSES} more" if len(names) > _SHOWN_CLASSES else ""
+    shown = ", ".join(names[:_SHOWN_CLASSES]) + more
+    return [f"no images are held out of {shown}: the accuracy will not tell how well these are recognised"]
 
 
 def _epoch_text(epoch: Epoch, epochs: int) -> str:
@@ -333,8 +437,15 @@ def _epoch_text(epoch: Epoch, epochs: int) -> str:
     return f"epoch {epoch.epoch}/{epochs}: {result}, {epoch.seconds:.1f} s"
 
 
-def _curves(history: Sequence[Epoch]) -> str:
+def _curves(history: Sequence[Epoch], recipe: Recipe) -> str:
     trained = Line("training", [epoch.train_loss for epoch in history], TRAINING)
     loss = Line("held out", [epoch.held_out_loss for epoch in history], HELD_OUT)
     accuracy = Line("held out", [epoch.held_out_accuracy_percent for epoch in history], HELD_OUT)
-    return curves_svg((Panel("loss (nats)", (trained, loss)), Panel("accuracy (%)", (accuracy,))))
+    return curves_svg((Panel("loss (nats)", (trained, loss), _made_harder(recipe)), Panel("accuracy (%)", (accuracy,))))
+
+
+def _made_harder(recipe: Recipe) -> str:
+    """Why the training loss may lie above the held-out one, which has none of this; "" where nothing differs."""
+    smoothed = ["smoothed labels"] * (recipe.label_smoothing > 0)
+    changed = ["augmented images"] * (recipe.augment.flip or recipe.augment.crop_padding > 0)
+    return f"training: {', '.join(smoothed + changed)}" if smoothed + changed else ""

@@ -56,7 +56,7 @@ class Value(BaseModel):
         """Validate plain data. `where` names its origin in the error. Raises `cls.error`."""
         try:
             # JSON mode: a list may stand for a tuple, while a string still never stands for a number
-            return cls.model_validate_json(json.dumps(data))
+            return cls.model_validate_json(json.dumps(data, default=_no_date))
         except ValidationError as problem:
             raise cls.error(f"{where or cls.__name__}: {_explain(cls, problem)}") from None
         except (TypeError, ValueError) as problem:
@@ -85,11 +85,15 @@ class Value(BaseModel):
         """Read a `.toml` or `.json` file. Raises `cls.error` when it is missing, unreadable or wrong."""
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark in front
         except (OSError, UnicodeDecodeError) as problem:
             reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
             raise cls.error(f"reading {path}: {reason}") from None
-        return (cls.from_json if path.suffix == ".json" else cls.from_toml)(text, str(path))
+        return (cls.from_json if path.suffix.lower() == ".json" else cls.from_toml)(text, str(path))
+
+
+def _no_date(value: Any) -> str:
+    raise ValueError(f"{value} is a {type(value).__name__}, which no field takes")
 
 
 def _table(cls: type[Value], data: Any, where: str) -> dict[str, Any]:
@@ -140,9 +144,13 @@ def _place(cls: type[Value], loc: tuple[int | str, ...]) -> str:
         candidates, known = _step(candidates, part)
         if isinstance(part, int):
             text += f"[{part}]"
-        elif known or position == len(loc) - 1:
+        elif known or (position == len(loc) - 1 and not _is_tag(candidates, part)):
             text += f".{part}"
     return text.removeprefix(".")
+
+
+def _is_tag(candidates: list[type[Value]], part: str) -> bool:
+    return any("kind" in c.model_fields and c.model_fields["kind"].default == part for c in candidates)
 
 
 def _fields_at(cls: type[Value], loc: tuple[int | str, ...]) -> list[str]:

@@ -66,25 +66,38 @@ class Images:
 class Dataset:
     """Classes and images. `spec` opens the same again, from any working directory.
 
-    test: the part that the source itself holds out; None where it makes no such difference.
+    val, test: the parts that the source itself holds out; None where there is no such part.
+    val_name, test_name: those parts in words.
+    notes: lines for a person, about what was found and not used.
     """
 
     spec: str
     name: str
     classes: tuple[str, ...]
     train: Images
+    val: Images | None = None
+    val_name: str = ""
     test: Images | None = None
     test_name: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_unseen_part(self) -> bool:
+        """Whether `split` leaves the test part alone, since there is a val part to hold out."""
+        return self.val is not None and self.test is not None
 
     def split(self, held_out: float, seed: int) -> tuple[Images, Images, str]:
         """Images to train on, images held out, and the split in words.
 
-        The source's own split where it has one. Otherwise the share `held_out` of each class (at least one image):
-        those whose key, hashed with `seed`, comes first, so that neither other files nor versions change who is in.
+        The source's own split where it has one: its val part, else its test part, is held out. Otherwise the share
+        `held_out` of each class (at least one image): those whose key, hashed with `seed`, comes first, so that neither
+        other files nor versions change who is in.
         Raises DataError for a class of one image, and where there are fewer than two classes.
         """
         if len(self.classes) < 2:
             raise DataError(f"{self.spec}: only one class, {self.classes[0]!r}; at least two are needed to tell apart")
+        if self.val is not None:
+            return self.train, self.val, self.val_name
         if self.test is not None:
             return self.train, self.test, self.test_name
         held = np.zeros(len(self.train), dtype=bool)

@@ -1,9 +1,17 @@
-"""Fetching a published data set once, into the user's cache, checked against the SHA-256 of its contents."""
+"""Fetching a published data set once, into the user's cache, checked against its published checksum."""
 
 import gzip
 import hashlib
 import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from io import BytesIO
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from plusx.errors import DataError
@@ -19,6 +27,15 @@ FASHION_FILES = {
 }
 """The four IDX files and the SHA-256 of each, decompressed: a .gz depends on who compressed it."""
 
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+"""Where its authors publish CIFAR-10 in the binary version, 162 MiB."""
+
+CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+"""Of that archive, as its page prints it."""
+
+Say = Callable[[str], None]
+"""Takes a line for a person who waits."""
+
 _TIMEOUT_S = 30
 
 
@@ -27,32 +44,79 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plusx"
 
 
-def fashion_mnist(url: str = FASHION_URL) -> Path:
+def silent(_: str) -> None:
+    """Says nothing."""
+
+
+def fashion_mnist(url: str = FASHION_URL, *, say: Say = silent) -> Path:
     """The folder of Fashion-MNIST's files, downloaded where they are not there yet. Raises DataError."""
     folder = cache_folder() / "fashion-mnist"
     for name, digest in FASHION_FILES.items():
         path = folder / f"{name}.gz"
         if not path.exists():
-            _fetch(f"{url}/{name}.gz", path, digest)
+            _fetch(f"{url}/{name}.gz", path, digest, say)
     return folder
 
 
-def _fetch(url: str, path: Path, digest: str) -> None:
+def cifar10_folder() -> Path:
+    """Where `cifar10` keeps what it downloads."""
+    return cache_folder() / "cifar10"
+
+
+def cifar10(*, say: Say = silent) -> Path:
+    """Download CIFAR-10's binary version and unpack it to `cifar10_folder()`. Raises DataError."""
+    with _one_line("cifar10", CIFAR10_URL, "give the folder of its binary version: cifar10:DIR"):
+        data = _read(CIFAR10_URL, say)
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() != CIFAR10_MD5:
+            raise ValueError("its MD5 is not the published file's")
+        _unpack(data, cifar10_folder())
+    return cifar10_folder()
+
+
+def _fetch(url: str, path: Path, digest: str, say: Say) -> None:
     """Download one .gz file; it appears at `path` only whole and right."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with urlopen(url, timeout=_TIMEOUT_S) as answer:
-            data = answer.read()
+    with _one_line("fashion-mnist", url, "give a folder that holds the files: fashion-mnist:DIR"):
+        data = _read(url, say)
         if hashlib.sha256(gzip.decompress(data)).hexdigest() != digest:
             raise ValueError("its SHA-256 is not the published file's")
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        beside.replace(path)
-    except (OSError, EOFError, ValueError) as problem:
-        reason = " ".join(str(getattr(problem, "reason", problem)).split())
-        advice = "give a folder that holds the files: fashion-mnist:DIR"
-        raise DataError(
-            f"fashion-mnist is not on this machine, and {url} did not give it: {reason}; {advice}"
-        ) from None
+        try:
+            beside.write_bytes(data)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def _read(url: str, say: Say) -> bytes:
+    say(f"downloading {url} to {cache_folder()}")
+    with urlopen(url, timeout=_TIMEOUT_S) as answer:
+        data: bytes = answer.read()
+    return data
+
+
+def _unpack(data: bytes, folder: Path) -> None:
+    """Unpack a .tar.gz; it appears as `folder` only whole. Nothing in it can be written outside."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        beside.mkdir(parents=True)
+        with tarfile.open(fileobj=BytesIO(data), mode="r:gz") as archive:
+            archive.extractall(beside, filter="data")
+        if not folder.exists():  # another run may have been quicker
+            beside.replace(folder)
     finally:
-        beside.unlink(missing_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def _one_line(name: str, url: str, advice: str) -> Iterator[None]:
+    """Whatever goes wrong with a download, as one DataError that says what to do instead."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, HTTPException, zlib.error, tarfile.TarError) as problem:
+        said = getattr(problem, "reason", problem)
+        if isinstance(problem, HTTPError):
+            said = problem  # with its number
+            problem.close()
+        reason = " ".join(str(said).split())
+        raise DataError(f"{name} is not on this machine, and {url} did not give it: {reason}; {advice}") from None

@@ -17,6 +17,8 @@ MEMORY_LIMIT = 1 << 30
 """Bytes of decoded images that are held in memory."""
 
 _STATISTICS_IMAGES = 20_000
+_STATISTICS_BYTES = 64 << 20
+"""Of pixels looked at in one go."""
 
 
 class Loader:
@@ -57,7 +59,8 @@ class Loader:
         """
         chosen = torch.linspace(0, len(self) - 1, min(len(self), _STATISTICS_IMAGES)).round().long()
         counts = np.zeros((self.channels, 256))
-        for part in torch.split(chosen, 256):
+        at_once = max(1, min(256, _STATISTICS_BYTES // (self.size * self.size * self.channels)))
+        for part in torch.split(chosen, at_once):
             images, _ = self[part]
             for channel in range(self.channels):
                 counts[channel] += np.bincount(images[:, channel].reshape(-1).numpy(), minlength=256)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from plusx.data import downloads
 from plusx.data.dataset import Dataset, Images
 from plusx.data.decode import Pixels
+from plusx.data.downloads import Say, silent
 from plusx.errors import DataError
 
 DIGITS = tuple("0123456789")
@@ -20,6 +21,9 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
+
+CIFAR10_PLACES = (Path("cifar-10-batches-bin"), Path("data/cifar-10-batches-bin"))
+"""Where people unpack its archive, below the working folder."""
 
 _OWN_SPLIT = "its own test part held out"
 
@@ -31,11 +35,11 @@ def digits() -> Dataset:
     return Dataset("digits", "digits", DIGITS, _held(np.rint(ink * (255 / 16)).astype(np.uint8)[..., None], labels))
 
 
-def fashion_mnist(folder: Path | None) -> Dataset:
+def fashion_mnist(folder: Path | None, *, say: Say = silent) -> Dataset:
     """From the folder given; else from Debian's package; else downloaded, once, to the user's cache."""
     if folder is not None:
         return replace(idx(folder), spec=f"fashion-mnist:{folder}", name="fashion-mnist", classes=FASHION)
-    folder = DEBIAN_FASHION if DEBIAN_FASHION.is_dir() else downloads.fashion_mnist()
+    folder = DEBIAN_FASHION if DEBIAN_FASHION.is_dir() else downloads.fashion_mnist(say=say)
     return replace(idx(folder), spec="fashion-mnist", name="fashion-mnist", classes=FASHION)
 
 
@@ -53,7 +57,9 @@ def idx(folder: Path) -> Dataset:
         if labels.max() > 9:
             raise DataError(f"{folder}: a label of {labels.max()} where 0 to 9 are known")
     train, test = (_held(images[..., None], labels) for images, labels in (parsed[:2], parsed[2:]))
-    return Dataset(str(folder), folder.name, FASHION if _is_fashion(folder) else DIGITS, train, test, _OWN_SPLIT)
+    return Dataset(
+        str(folder), folder.name, FASHION if _is_fashion(folder) else DIGITS, train, test=test, test_name=_OWN_SPLIT
+    )
 
 
 def _is_fashion(folder: Path) -> bool:
@@ -98,12 +104,23 @@ def _cifar_files(folder: Path) -> Path:
     return inner if inner.is_dir() else folder
 
 
-def cifar10(folder: Path) -> Dataset:
+def cifar10(folder: Path | None, *, say: Say = silent) -> Dataset:
+    """From the folder given; else from the user's cache or the working folder; else downloaded, once, to the cache."""
+    if folder is not None:
+        return replace(_cifar10(folder), spec=f"cifar10:{folder}")
+    if is_cifar10(downloads.cifar10_folder()):
+        return _cifar10(downloads.cifar10_folder())
+    if found := [place for place in CIFAR10_PLACES if is_cifar10(place)]:
+        return cifar10(found[0].resolve())  # its spec has the whole path, good in any working folder
+    return _cifar10(downloads.cifar10(say=say))
+
+
+def _cifar10(folder: Path) -> Dataset:
     """Records of one label byte and 3 · 32 · 32 pixel bytes, C H W."""
     source = _cifar_files(folder)
     train = np.concatenate([_read_cifar(source / f"data_batch_{number}.bin") for number in range(1, 6)])
     test = _read_cifar(source / "test_batch.bin")
-    return Dataset(f"cifar10:{folder}", "cifar10", CIFAR10, _records(train), _records(test), _OWN_SPLIT)
+    return Dataset("cifar10", "cifar10", CIFAR10, _records(train), test=_records(test), test_name=_OWN_SPLIT)
 
 
 def _read_cifar(path: Path) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@
 A plusx file carries its Design, and `load` takes it as any other.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
@@ -73,6 +74,10 @@ def load(
     design: Design | str | None = None,
     seed: int = 0,
     ema: bool = True,
+    classes: str | Path | Sequence[str] | None = None,
+    input_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     **hints: Unpack[Hints],
 ) -> Loaded:
     """A weights file of any dialect as a Network; see `identify` for `path`, `ema` and `hints`.
@@ -80,15 +85,20 @@ def load(
     `num_classes` other than the file's drops its head for a fresh one, drawn with `seed` (0 leaves none). `in_channels`
     other than the file's sums the stem's weights to one channel, or repeats them in turn and rescales, as timm does.
     `design` insists: the file must hold exactly this Design, or the published network of this name (with the file's
-    classes and channels). Half precision is widened to float32. Raises WeightsError.
+    classes and channels). Half precision is widened to float32.
+
+    What the file does not say can be said: `classes`, their names in the order of the logits, or a file with one per
+    line; `input_size` in pixels; `mean` and `std` per channel. Raises WeightsError.
     """
+    facts = adapt.stated(classes, input_size, mean, std)
     opened = open_weights(path, ema=ema, design=design, hints=hints)
     weights, moved = opened.weights, opened.tensors
     if num_classes is not None:
         weights, moved = adapt.with_classes(weights, moved, num_classes, seed)
     if in_channels is not None:
         weights, moved = adapt.with_in_channels(weights, moved, in_channels)
-    report = LoadReport(opened.identification, moved)
+    weights = adapt.with_stated(weights, facts, f"reading {path}")
+    report = LoadReport(opened.identification, moved, adapt.unknown(weights))
     return Loaded(weights.network(), report, weights.classes, weights.input_size, weights.mean, weights.std)
 
 
@@ -100,17 +110,26 @@ def convert(
     design: Design | str | None = None,
     overwrite: bool = False,
     ema: bool = True,
+    classes: str | Path | Sequence[str] | None = None,
+    input_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     **hints: Unpack[Hints],
 ) -> Conversion:
-    """Write a weights file anew in the dialect `to`; see `load` for `source`, `design`, `ema` and `hints`.
+    """Write a weights file anew in the dialect `to`; see `load` for `source` and all options not told here.
 
     `target` is a `.safetensors`, a `.pth`, or, for transformers, a folder for `from_pretrained`. Weights are written in
-    float32. An existing target stays, unless `overwrite`. Raises WeightsError, also for a Design that `to` cannot
-    express; WorkError when the disk refuses.
+    float32. An existing target stays, unless `overwrite`. Beside the tensors, a plusx file keeps `classes`,
+    `input_size`, `mean` and `std`, a folder of transformers `classes`, and no other file anything.
+
+    Raises WeightsError, also for a Design that `to` cannot express; WorkError when the disk refuses.
     """
     target = Path(target)
     writing.check_target(target, to, overwrite)
+    facts = adapt.stated(classes, input_size, mean, std)
+    writing.check_stated(target, to, facts)
     opened = open_weights(source, ema=ema, design=design, hints=hints)
-    files = writing.write(opened.weights, target, to)
-    notes = writing.advice(opened.weights.design, to)
-    return Conversion(opened.identification, to, tuple(map(str, files)), len(opened.weights.tensors), notes)
+    weights = adapt.with_stated(opened.weights, facts, f"reading {source}")
+    files = writing.write(weights, target, to)
+    notes = (*writing.advice(weights.design, to), *(adapt.unknown(weights) if to == "plusx" else ()))
+    return Conversion(opened.identification, to, tuple(map(str, files)), len(weights.tensors), notes)

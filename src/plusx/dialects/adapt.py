@@ -1,14 +1,22 @@
-"""A network's weights for other images and other classes: a new head, a stem for another number of channels."""
+"""A network's weights for other images and other classes: a new head, a stem for another number of channels.
 
+And what the caller says beside the tensors: the classes' names, the size of the images, their mean and std.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from plusx.checkpoint import Weights
+from plusx.checkpoint import Weights, checked
 from plusx.dialects.reports import Tensor as Moved
+from plusx.errors import WeightsError
 
 _STEM, _HEAD = "stem.0.conv.weight", "head.fc."
+_IMAGENET = " (torchvision's ImageNet networks: 224, 0.485,0.456,0.406 and 0.229,0.224,0.225)"
 
 
 def with_classes(
@@ -45,6 +53,55 @@ def with_in_channels(weights: Weights, moved: tuple[Moved, ...], in_channels: in
         Moved(tensor.theirs, tensor.ours, "adapted", how) if tensor.ours == _STEM else tensor for tensor in moved
     )
     return replace(weights, design=design, tensors=tensors, mean=(), std=()), moved
+
+
+def stated(
+    classes: str | Path | Sequence[str] | None,
+    input_size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> dict[str, Any]:
+    """What the caller says of all this, by name; `classes` may be a file. Raises WeightsError for one that is wrong."""
+    names = _class_names(Path(classes)) if isinstance(classes, str | Path) else classes
+    given = {"classes": names, "input_size": input_size, "mean": mean, "std": std}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def with_stated(weights: Weights, facts: Mapping[str, Any], where: str) -> Weights:
+    """The caller's word instead of the file's. Raises WeightsError where it does not fit the Design."""
+    return checked(replace(weights, **facts), where) if facts else weights
+
+
+def unknown(weights: Weights) -> tuple[str, ...]:
+    """What predict and evaluate would want to know and these weights do not tell, and the options that say it."""
+    design, notes = weights.design, []
+    if design.head.classes < 1:
+        return ()
+    if missing := [name for name in ("input_size", "mean", "std") if not getattr(weights, name)]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        plural = "are" if len(missing) > 1 else "is"
+        note = f"{', '.join(missing)} {plural} not known, which predict and evaluate need: say {options}"
+        like_imagenet = design.head.classes == 1000 and design.stem.in_channels == 3 and design.stem.kind != "small"
+        notes.append(note + _IMAGENET if like_imagenet else note)
+    if not weights.classes:
+        notes.append("names of the classes are not known, so they go by number: say --classes FILE, one name per line")
+    return tuple(notes)
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    """One name per line, in the order of the logits. Raises WeightsError."""
+    where = f"reading {path}"
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise WeightsError(f"{where}: class names must be UTF-8 text, one per line") from None
+    except (OSError, ValueError) as problem:
+        raise WeightsError(f"{where}: {getattr(problem, 'strerror', None) or problem}") from None
+    names = [line.strip() for line in lines]
+    names = names[:-1] if names[-1] == "" else names
+    if "" in names:
+        raise WeightsError(f"{where}: line {names.index('') + 1} is empty; a class name is expected on each")
+    return tuple(names)
 
 
 def _adapted(weight: Tensor, in_channels: int) -> Tensor:

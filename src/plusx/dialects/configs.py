@@ -5,11 +5,12 @@ The transformers' configuration of a Design is written here too, so that the two
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plusx.checkpoint import LARGEST_SIDE, is_printable
 from plusx.design import Design, StrideOn
 from plusx.errors import WeightsError
 
@@ -50,13 +51,13 @@ def read_facts(folder: Path, where: str) -> Facts:
 def _timm_facts(config: Mapping[str, Any], where: str) -> Facts:
     name, details = str(config["architecture"]), config.get("pretrained_cfg")
     if re.search(r"(blur|aa)\d", name):
-        raise WeightsError(f"{where}: config.json says {name}, which pools with anti-aliasing; plusx has none")
+        raise WeightsError(f"{where}: config.json says {name!r}, which pools with anti-aliasing; plusx has none")
     details = details if isinstance(details, Mapping) else {}
     mean, std = _norms(details.get("mean"), details.get("std"))
     sizes = details.get("input_size")
     size = _whole(sizes[-1]) if isinstance(sizes, list) and sizes else None
     labels = config.get("label_names")
-    classes = tuple(map(str, labels)) if isinstance(labels, list) else ()
+    classes = _printable(labels) if isinstance(labels, list) else ()
     return Facts(classes=classes, input_size=size, mean=mean, std=std)
 
 
@@ -81,15 +82,21 @@ def _labels(labels: Any) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         return ()
     placeholders = all(name == f"LABEL_{index}" for index, name in enumerate(names))
-    return () if placeholders else tuple(map(str, names))
+    return () if placeholders else _printable(names)
+
+
+def _printable(names: Iterable[Any]) -> tuple[str, ...]:
+    """Names as strings; () where one cannot be printed."""
+    found = tuple(map(str, names))
+    return found if all(map(is_printable, found)) else ()
 
 
 def _norms(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std per channel; nothing where they are no numbers, or not as many of each."""
     numbers = isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std)
-    if not numbers or not all(isinstance(value, int | float) and abs(value) < 1e6 for value in (*mean, *std)):
+    if not numbers or not all(isinstance(value, int | float) and abs(value) <= 1e6 for value in (*mean, *std)):
         return (), ()
-    return (tuple(map(float, mean)), tuple(map(float, std))) if all(value > 0 for value in std) else ((), ())
+    return (tuple(map(float, mean)), tuple(map(float, std))) if all(value >= 1e-6 for value in std) else ((), ())
 
 
 def _size(images: Mapping[str, Any]) -> int | None:
@@ -103,7 +110,7 @@ def _size(images: Mapping[str, Any]) -> int | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**6 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIDE else None
 
 
 def hub_config(design: Design, classes: tuple[str, ...]) -> dict[str, Any]:

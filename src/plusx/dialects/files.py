@@ -87,7 +87,8 @@ def _read_safetensors(path: Path, where: str) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except Exception as problem:  # the reader's own errors, and whatever torch says to odd dtypes and shapes
-        raise WeightsError(f"{where}: not a whole safetensors file: {_one_line(problem)}") from None
+        why = _other_kind(path) or f"not a whole safetensors file: {_one_line(problem)}"
+        raise WeightsError(f"{where}: {why}") from None
 
 
 def _read_pickle(path: Path, where: str) -> Mapping[Any, Any]:
@@ -109,14 +110,34 @@ def _refusal(problem: Exception, path: Path) -> str:
         return _would_run(found[1])
     if "TorchScript" in text:
         return "a TorchScript archive, which holds a program; save the module's state_dict() instead"
+    if other := _other_kind(path):
+        return other
+    if globals_ := _globals(path):
+        return _would_run(globals_[0])
     if "Weights only load failed" in text:
-        globals_ = _globals(path)
-        return _would_run(globals_[0]) if globals_ else "a pickle with more in it than tensors, so it was not opened"
-    return f"not a whole torch checkpoint: {_one_line(problem)}"
+        return "damaged, or a pickle with more in it than tensors, so it was not opened"
+    return "not a whole file of torch.save: it is cut off or damaged"
+
+
+def _other_kind(path: Path) -> str:
+    """What a file that would not open is by its first bytes, where that is not what its name says."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    pickled = path.suffix in PICKLES
+    kinds = (
+        (start.startswith(b"version https://git-lfs"), "a pointer of Git LFS, not the weights: git lfs pull gets them"),
+        (start.lstrip().startswith(b"<"), "a web page, not weights: perhaps the answer to a failed download"),
+        (pickled and start[8:9] == b"{", "a safetensors file by its content: call it .safetensors"),
+        (not pickled and start.startswith(b"PK\3\4"), "a file of torch.save by its content: call it .pth"),
+        (pickled and not start.startswith((b"PK\3\4", b"\x80")), "neither a zip archive nor a pickle of torch.save"),
+    )
+    return next((kind for holds, kind in kinds if holds), "")
 
 
 def _would_run(name: str) -> str:
-    return f"a pickle that needs {name}, which could run code, so it was not opened; save a state_dict() instead"
+    return (
+        f"a pickle that needs {some([name])}, which could run code, so it was not opened; save a state_dict() instead"
+    )
 
 
 def _globals(path: Path) -> list[str]:

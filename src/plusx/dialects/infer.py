@@ -64,24 +64,25 @@ class Choice:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes by plusx's name, and the file's own names for messages."""
+    """Shapes by plusx's name, and for messages the file's own names, and the table that has those of the missing."""
 
     shapes: Mapping[str, tuple[int, ...]]
     theirs: Mapping[str, str]
     where: str
+    table: Table = names.PLUSX
 
     def of(self, name: str, dims: int = 4) -> tuple[int, ...]:
         """The shape of a tensor. Raises WeightsError when it is missing or has other than `dims` dimensions."""
         shape = self.shapes.get(name)
         if shape is None:
-            raise WeightsError(f"{self.where}: no tensor is the network's {name}")
+            raise WeightsError(f"{self.where}: tensor {self.their(name)} is missing")
         if len(shape) != dims:
             raise WeightsError(f"{self.where}: tensor {self.their(name)} is {list(shape)}, not of {dims} dimensions")
         return shape
 
     def their(self, name: str) -> str:
-        """The file's own name of a tensor, for messages."""
-        return some([self.theirs.get(name, name)])
+        """The file's own name of a tensor, for messages; of a missing one, the name it would have there."""
+        return some([self.theirs.get(name) or self.table.their(name)])
 
 
 def infer(seen: Shapes, table: Table, hints: Hints, facts: Facts) -> tuple[Design, str, tuple[Choice, ...]]:
@@ -132,8 +133,10 @@ class _Inference:
             stage = _stage(self.seen, index, len(self.blocks[index]), width, order)
             stages.append(stage.replace(stride=stride))
             width = stage.width
-        head = self.seen.of("head.fc.weight", 2)[0] if "head.fc.weight" in self.seen.shapes else 0
-        return Design(stem=self.stem, stages=tuple(stages), head=Head(classes=head))
+        headed = any(name.startswith("head.fc.") for name in self.seen.shapes)
+        classes = self.seen.of("head.fc.weight", 2)[0] if headed else 0
+        head = Head(classes=classes, pool="window" if self.table.window else "adaptive")
+        return Design(stem=self.stem, stages=tuple(stages), head=head)
 
     def _strides(self) -> tuple[int, ...]:
         """A stage subsamples where its width changes or a projection starts it, but the first only for the latter."""
@@ -283,9 +286,7 @@ def _blocks(seen: Shapes) -> list[range]:
 
 
 def _stem(seen: Shapes) -> Stem:
-    shapes: list[tuple[int, ...]] = []
-    while f"stem.{len(shapes)}.conv.weight" in seen.shapes:
-        shapes.append(seen.of(f"stem.{len(shapes)}.conv.weight"))
+    shapes = _weights_of_convs(seen, "stem.")
     kernels = [shape[2:] for shape in shapes]
     match kernels:
         case [(7, 7)]:
@@ -295,8 +296,18 @@ def _stem(seen: Shapes) -> Stem:
         case [(3, 3), (3, 3), (3, 3)]:
             mid = (shapes[0][0], shapes[1][0])
             return DeepStem(width=shapes[2][0], mid=mid, in_channels=shapes[0][1])
-    found = ", ".join(f"{kernel[0]}×{kernel[1]}" for kernel in kernels) or "nothing"
+    found = ", ".join(f"{kernel[0]}×{kernel[1]}" for kernel in kernels)
     raise WeightsError(f"{seen.where}: a stem is one 7×7, one 3×3 or three 3×3 convolutions; found {found}")
+
+
+def _weights_of_convs(seen: Shapes, prefix: str) -> list[tuple[int, ...]]:
+    """The shapes of the convolutions numbered behind a prefix, at least one. Raises WeightsError naming one missing.
+
+    Each stands beside its norm, so that a norm, or a later convolution, tells of one that is not there.
+    """
+    numbered = re.compile(re.escape(prefix) + r"(\d+)\.(?:conv|norm)\..+")
+    last = max((int(found[1]) for name in seen.shapes if (found := numbered.fullmatch(name))), default=0)
+    return [seen.of(f"{prefix}{index}.conv.weight") for index in range(last + 1)]
 
 
 def _width(seen: Shapes, stage: int) -> int:
@@ -305,12 +316,10 @@ def _width(seen: Shapes, stage: int) -> int:
 
 def _convs(seen: Shapes, stage: int) -> int:
     """The convolutions in a stage's first block: 2 in a building block, 3 in a bottleneck."""
-    kernels: list[tuple[int, ...]] = []
-    while (name := f"stages.{stage}.0.branch.{len(kernels)}.conv.weight") in seen.shapes:
-        kernels.append(seen.of(name)[2:])
+    kernels = [shape[2:] for shape in _weights_of_convs(seen, f"stages.{stage}.0.branch.")]
     if kernels in ([(3, 3)] * 2, [(1, 1), (3, 3), (1, 1)]):
         return len(kernels)
-    found = ", ".join(f"{kernel[0]}×{kernel[1]}" for kernel in kernels) or "nothing"
+    found = ", ".join(f"{kernel[0]}×{kernel[1]}" for kernel in kernels)
     raise WeightsError(
         f"{seen.where}: stage {stage} (counted from 0): a block is 3×3, 3×3 or 1×1, 3×3, 1×1; found {found}"
     )

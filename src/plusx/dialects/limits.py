@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from plusx.design import Design, Order, Shortcut
 from plusx.dialects import names
 from plusx.dialects.names import Table
+from plusx.families import gate_width
 
 Target = Literal["plusx", "torchvision", "timm", "transformers", "akamaster", "chenyaofo", "kuangliu"]
 """The dialects that `convert` writes."""
@@ -25,7 +26,7 @@ class Dialect:
     source: where that code is.
     stages: how many. widths: of each stage, for building blocks (bottlenecks: four times as many).
     narrow: a bottleneck's mid is a quarter of its width; otherwise their ratio is the same in all stages.
-    gates, groups, dilation, headless: whether it has them.
+    gates, groups, dilation, headless: whether it has them. window: whether it pools by avg_pool2d.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Dialect:
     dilation: tuple[str, ...] = ()
     headless: bool = False
     orders: tuple[Order, ...] = ("original",)
+    window: bool = False
     extra: Callable[[Design], str] = field(default=lambda _: "")
 
 
@@ -52,8 +54,7 @@ def _timm_extra(design: Design) -> str:
     if stem.kind == "deep" and stem.mid not in ((halves, halves), (3 * (halves // 4), halves)):
         return f"stem.mid {list(stem.mid)}"
     for index, stage in enumerate(design.stages):
-        # arXiv 1709.01507 reduces 16 times; everyone's weights round that to multiples of 8
-        if stage.squeeze is not None and stage.squeeze != max(8, (stage.width // 16 + 4) // 8 * 8):
+        if stage.squeeze is not None and stage.squeeze != gate_width(stage.width):
             return f"stages[{index}].squeeze {stage.squeeze}"
     if not preactivated(design):
         return f"stem.width {stem.width}" if stem.kind == "imagenet" and stem.width != 64 else ""
@@ -103,6 +104,7 @@ DIALECTS: dict[str, Dialect] = {
         stems=("small",),
         blocks=("building",),
         shortcuts=("A-centred", "B"),
+        window=True,
         stem_width=(16,),
         stages=(3,),
         widths=(16, 32, 64),
@@ -118,6 +120,7 @@ DIALECTS: dict[str, Dialect] = {
     "kuangliu": Dialect(
         "https://github.com/kuangliu/pytorch-cifar",
         stems=("small",),
+        window=True,
         stem_width=(64,),
         stages=(4,),
         widths=(64, 128, 256, 512),

@@ -30,6 +30,7 @@ class Table:
     shortcut: the kind of a projection, where the names tell it.
     preact: their pre-activation norm has one name, whether or not the shortcut starts behind it.
     conv_head: the classifier is a 1×1 convolution, its weight classes × channels × 1 × 1.
+    window: they pool by avg_pool2d over the whole map; see `plusx.design.Head`.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Table:
     shortcut: Shortcut | None = None
     preact: bool = False
     conv_head: bool = False
+    window: bool = False
 
     def to_plusx(self, names: Iterable[str]) -> dict[str, str]:
         """{theirs: plusx's} for the names that fit this table; the others are left out."""
@@ -45,6 +47,10 @@ class Table:
             if (ours := _translate(name, _readers(self.rows))) is not None:
                 found[name] = ours
         return _settled(found, self.preact)
+
+    def their(self, name: str) -> str:
+        """Their name for a tensor of plusx; plusx's own where they have none."""
+        return _translate(name, _writers(self.rows)) or name
 
     def from_plusx(self, names: Iterable[str]) -> dict[str, str]:
         """{plusx's: theirs}. Every name must fit; `limits.problem` says beforehand whether they do."""
@@ -172,7 +178,10 @@ RESNETV2_DEEP = Table("timm's resnetv2", (*_V2_DEEP, *_V2), preact=True, conv_he
 HUB = Table("transformers", (*_hub_rows("resnet."), ("classifier.1", "head.fc")), shortcut="B")
 HUB_BARE = Table("transformers", _hub_rows(""), shortcut="B")
 LINEAR = Table(
-    "kuangliu", (*_STEM, *_BRANCH, *_projection("shortcut.0", "shortcut.1"), ("linear", "head.fc")), shortcut="B"
+    "kuangliu",
+    (*_STEM, *_BRANCH, *_projection("shortcut.0", "shortcut.1"), ("linear", "head.fc")),
+    shortcut="B",
+    window=True,
 )
 
 TABLES = (RESNET, RESNET_DEEP_POOLED, RESNET_DEEP, RESNET_POOLED, RESNETV2, RESNETV2_DEEP, HUB, HUB_BARE, LINEAR)

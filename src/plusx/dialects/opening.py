@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plusx import families, layers, notation
 from plusx.checkpoint import Weights, is_plusx_file, read_weights
-from plusx.design import Design
+from plusx.design import Design, Head
 from plusx.dialects import names, published
 from plusx.dialects.configs import Facts
 from plusx.dialects.files import Checkpoint, file_in, read
@@ -18,7 +18,7 @@ from plusx.dialects.limits import dialect_of
 from plusx.dialects.names import recognise, some
 from plusx.dialects.reports import Identification
 from plusx.dialects.reports import Tensor as Kept
-from plusx.errors import WeightsError
+from plusx.errors import WeightsError, did_you_mean
 from plusx.network import build
 
 
@@ -38,16 +38,17 @@ def open_weights(path: str | Path, *, ema: bool, design: Design | str | None, hi
     file. Raises WeightsError.
     """
     path = Path(path)
+    _known(hints, f"reading {path}")
     if file_in(path).suffix == ".safetensors" and is_plusx_file(path):
         return _own(path, design, hints)
     checkpoint, where = read(path, ema=ema), f"reading {path}"
     table, ours = recognise(checkpoint.tensors, where)
     tensors = _renamed(checkpoint.tensors, ours, table.conv_head)
-    seen = Shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, _inverse(ours), where)
+    seen = Shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, _inverse(ours), where, table)
     choices: tuple[Choice, ...] = ()
     if design is not None:
         _no_hints(hints, where, "the design given says everything")
-        design = _insisted(design, seen)
+        design = _insisted(design, seen, Head(pool="window" if table.window else "adaptive"))
         dialect = dialect_of(table, design)
     else:
         design, dialect, choices = infer(seen, table, hints, checkpoint.facts)
@@ -71,7 +72,7 @@ def _own(path: Path, design: Design | str | None, hints: Hints) -> Opened:
     weights = read_weights(path)
     if design is not None:
         seen = Shapes({name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}, {}, where)
-        wanted = _insisted(design, seen)
+        wanted = _insisted(design, seen, weights.design.head)
         if wanted.digest != weights.design.digest:
             wrong = f"{weights.design.name or 'another network'}"
             raise WeightsError(f"{where}: the file carries the Design of {wrong}, which is not the one insisted on")
@@ -80,18 +81,31 @@ def _own(path: Path, design: Design | str | None, hints: Hints) -> Opened:
     return Opened(known, weights, tuple(Kept(name, name, "kept") for name in sorted(weights.tensors)))
 
 
+def _known(hints: Hints, where: str) -> None:
+    """Raise WeightsError for keywords that are no hints: Python checks them for no one."""
+    for name in hints:
+        if name not in Hints.__annotations__:
+            raise WeightsError(
+                f"{where}: unknown option {name!r}{did_you_mean(name, (*Hints.__annotations__, *_OPTIONS))}"
+            )
+
+
+_OPTIONS = ("num_classes", "in_channels", "design", "ema", "classes", "input_size", "mean", "std", "overwrite")
+
+
 def _no_hints(hints: Hints, where: str, why: str) -> None:
     given = [name for name, value in hints.items() if value is not None]
     if given:
         raise WeightsError(f"{where}: {some(given)} of no use: {why}")
 
 
-def _insisted(design: Design | str, seen: Shapes) -> Design:
-    if isinstance(design, Design):
-        return design
-    wanted = families.design(design)
-    classes = seen.of("head.fc.weight", 2)[0] if "head.fc.weight" in seen.shapes else 0
-    return wanted.with_classes(classes).with_in_channels(max(1, seen.of("stem.0.conv.weight")[1]))
+def _insisted(design: Design | str, seen: Shapes, head: Head) -> Design:
+    """The Design insisted on, pooling as the file's network does: published Designs leave that order open."""
+    wanted = families.design(design) if isinstance(design, str) else design
+    if isinstance(design, str):
+        classes = seen.of("head.fc.weight", 2)[0] if "head.fc.weight" in seen.shapes else 0
+        wanted = wanted.with_classes(classes).with_in_channels(max(1, seen.of("stem.0.conv.weight")[1]))
+    return wanted if wanted.head.pool != "adaptive" else wanted.replace(head=wanted.head.replace(pool=head.pool))
 
 
 def _inverse(ours: Mapping[str, str]) -> dict[str, str]:
@@ -122,7 +136,7 @@ def _check(design: Design, expected: Mapping[str, Tensor], tensors: Mapping[str,
     if odd := [name for name in tensors if name not in expected]:
         raise WeightsError(f"{seen.where}: no place in {_called(design)} for {some(map(seen.their, odd))}")
     if missing := [name for name in expected if name not in tensors]:
-        raise WeightsError(f"{seen.where}: {_called(design)} needs {some(missing)} (plusx's names), which are missing")
+        raise WeightsError(f"{seen.where}: {_called(design)} needs {some(map(seen.their, missing))}, missing here")
     if wrong := [name for name, like in expected.items() if _shape(tensors[name]) != _shape(like)]:
         shapes = f"{list(tensors[wrong[0]].shape)}, where {_called(design)} has {list(expected[wrong[0]].shape)}"
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -185,8 +199,6 @@ def _notes(checkpoint: Checkpoint, table: names.Table, design: Design, made: int
         found.append("timm's resnets have the same names as torchvision's")
     if design.stem.kind == "small" and table is names.RESNET:
         found.append("whether max pooling follows the 3×3 stem, tensors do not say; none is taken")
-    if table is names.LINEAR and design.stem.kind == "small":
-        found.append("the repository pools with avg_pool2d, which sums in another order: logits differ by rounding")
     return tuple(found)
 
 
@@ -214,6 +226,9 @@ def _identification(
 
 
 def _words(design: Design, name: str, differ: tuple[str, ...]) -> str:
+    """A Design's own name, unless that is a published one, which says too little: the nearest, and what differs."""
+    if design.name not in ("", name, *families.names()):
+        return design.name
     if not name:
         return f"a residual network of {notation.depth(layers.network(design))} layers, in no published family"
     return f"{name} with {', '.join(differ)}" if differ else name

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from plusx import families
-from plusx.design import Design
+from plusx.design import Design, Head
 
 
 def nearest(design: Design) -> tuple[str, tuple[str, ...]]:
@@ -17,7 +17,7 @@ def nearest(design: Design) -> tuple[str, tuple[str, ...]]:
 
 
 def named(design: Design) -> Design:
-    """The Design under its published name, where it differs from that by classes and input channels only."""
+    """The Design under its published name, where it differs by classes, input channels and order of pooling only."""
     same = (
         other.name for other in _candidates(design) if _same_blocks(design, other) and _bare(other) == _bare(design)
     )
@@ -25,7 +25,7 @@ def named(design: Design) -> Design:
 
 
 def _bare(design: Design) -> str:
-    return design.with_classes(0).with_in_channels(3).digest
+    return design.replace(head=Head(classes=0)).with_in_channels(3).digest
 
 
 @cache

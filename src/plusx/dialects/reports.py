@@ -85,10 +85,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class LoadReport(Report):
-    """What `load` did with every tensor."""
+    """What `load` did with every tensor, and in `notes` what the network's use would need and is not known."""
 
     identification: Identification
     tensors: tuple[Tensor, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[Fate, int]:
@@ -102,9 +103,10 @@ class LoadReport(Report):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The identification, the counts, and every tensor."""
+        """The identification, the counts, every tensor, and the notes."""
         tensors = [asdict(tensor) for tensor in self.tensors]
-        return {"identification": self.identification.to_dict(), "counts": self.counts, "tensors": tensors}
+        found = {"identification": self.identification.to_dict(), "counts": self.counts, "tensors": tensors}
+        return {**found, "notes": list(self.notes)}
 
     def __rich__(self) -> "RenderableType":
         """The identification, the counts, and every tensor that was not simply kept."""
@@ -117,7 +119,8 @@ class LoadReport(Report):
             if tensor.fate != "kept":
                 table.add_row(tensor.fate, *map(Text, (some([tensor.theirs]), tensor.ours, tensor.how)))
         counts = Text(", ".join(f"{count} {fate}" for fate, count in self.counts.items()))
-        return Group(self.identification, counts, *([table] if table.row_count else []))
+        notes = [Text(f"note: {note}") for note in self.notes]
+        return Group(self.identification, counts, *([table] if table.row_count else []), *notes)
 
 
 @dataclass(frozen=True)

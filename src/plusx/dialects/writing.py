@@ -1,20 +1,22 @@
 """Writing weights under a dialect's names: one file, or a folder that transformers loads."""
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plusx.checkpoint import Weights, replacing, write_text, write_weights
+from plusx.checkpoint import Weights, replacing, write_weights
 from plusx.design import Design
 from plusx.dialects import limits
 from plusx.dialects.configs import hub_config
 from plusx.dialects.files import PICKLES
 from plusx.dialects.limits import Target
-from plusx.errors import WeightsError, did_you_mean
+from plusx.errors import WeightsError, WorkError, did_you_mean
 
 
 def check_target(target: Path, to: str, overwrite: bool) -> None:
@@ -37,6 +39,15 @@ def check_target(target: Path, to: str, overwrite: bool) -> None:
         raise WeightsError(f"{where}: it exists already, and overwriting was not asked for (--overwrite)")
 
 
+def check_stated(target: Path, to: str, facts: Iterable[str]) -> None:
+    """Raise WeightsError for facts that files of this dialect have no place for."""
+    kept: tuple[str, ...] = ("classes", "input_size", "mean", "std") if to == "plusx" else ()
+    if to == "transformers" and not target.suffix:
+        kept = ("classes",)
+    if lost := [name for name in facts if name not in kept]:
+        raise WeightsError(f"writing {target}: {', '.join(lost)} of no use: what {to} loads has no place for it")
+
+
 def write(weights: Weights, target: Path, to: Target) -> tuple[Path, ...]:
     """Write in dialect `to`; gives the files. Each appears whole or not at all.
 
@@ -49,12 +60,34 @@ def write(weights: Weights, target: Path, to: Target) -> tuple[Path, ...]:
         return (write_weights(target, weights),)
     tensors = _named(weights, to)
     if target.suffix:
-        return (_save(tensors, target),)
-    target.mkdir(exist_ok=True)
-    config = json.dumps(hub_config(weights.design, weights.classes), indent=2, ensure_ascii=False)
-    saved = _save(tensors, target / "model.safetensors")
-    write_text(target / "config.json", config + "\n")
-    return saved, target / "config.json"
+        with replacing(target) as beside:
+            _save(tensors, beside, pickled=target.suffix in PICKLES)
+        return (target,)
+    model, config = target / "model.safetensors", target / "config.json"
+    # both are whole before either takes its place: a full disk leaves an old pair as it was
+    with _folder(target), replacing(config) as beside_config, replacing(model) as beside_model:
+        beside_config.write_text(_config(weights), encoding="utf-8")
+        _save(tensors, beside_model)
+    return model, config
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """A folder that is there, made if need be; one that was made goes again if what is written into it fails."""
+    made = not path.exists()
+    try:
+        path.mkdir(exist_ok=True)
+        yield
+    except BaseException as problem:
+        if made:
+            shutil.rmtree(path, ignore_errors=True)
+        if isinstance(problem, OSError):
+            raise WorkError(f"writing {path}: {problem.strerror}") from None
+        raise
+
+
+def _config(weights: Weights) -> str:
+    return json.dumps(hub_config(weights.design, weights.classes), indent=2, ensure_ascii=False) + "\n"
 
 
 def _named(weights: Weights, to: Target) -> dict[str, Tensor]:
@@ -66,13 +99,11 @@ def _named(weights: Weights, to: Target) -> dict[str, Tensor]:
     return tensors
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path) -> Path:
-    with replacing(path) as beside:
-        if path.suffix == ".safetensors":
-            save_file(dict(tensors), beside, metadata={"format": "pt"})  # transformers asks for this entry
-        else:
-            torch.save(dict(tensors), beside)
-    return path
+def _save(tensors: Mapping[str, Tensor], path: Path, *, pickled: bool = False) -> None:
+    if pickled:
+        torch.save(dict(tensors), path)
+    else:
+        save_file(dict(tensors), path, metadata={"format": "pt"})  # transformers asks for this entry
 
 
 def advice(design: Design, to: Target) -> tuple[str, ...]:
@@ -87,6 +118,6 @@ def advice(design: Design, to: Target) -> tuple[str, ...]:
         notes.append(f"build {to}'s network with {option} for an output stride of {design.output_stride}")
     if any(stage.block.stochastic_depth for stage in design.stages) and to != "plusx":
         notes.append("stochastic depth is no tensor: give it to the constructor again")
-    if to in ("akamaster", "kuangliu"):
-        notes.append(f"{to} pools with avg_pool2d, which sums in another order: logits differ by rounding")
+    if to != "plusx" and limits.DIALECTS[to].window != (design.head.pool == "window"):
+        notes.append(f"{to} pools by another function, which sums in another order: logits differ by rounding")
     return tuple(notes)
