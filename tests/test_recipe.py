@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plusx.errors import RecipeError
-from plusx.recipe import Augment, Cosine, Recipe, Sgd, find, preset, presets
+from plusx.recipe import Augment, Cosine, Progress, Recipe, Sgd, find, preset, presets
 
 
 def test_every_preset_reads_under_its_own_name() -> None:
@@ -15,7 +15,7 @@ def test_every_preset_reads_under_its_own_name() -> None:
 
 
 def test_there_and_back_spells_every_field(tmp_path: Path) -> None:
-    recipe = Recipe(epochs=7, optimizer=Sgd(lr=0.3), augment=Augment(flip=False), input_size=32)
+    recipe = Recipe(epochs=7, optimizer=Sgd(lr=0.3), augment=Augment(flip="none"), input_size=32)
     text = recipe.to_toml()
     assert Recipe.from_toml(text) == recipe
     assert Recipe.from_json(recipe.to_json()) == recipe
@@ -82,10 +82,10 @@ def test_find_refuses_what_is_no_recipe() -> None:
 
 def test_the_schedule_warms_up_and_comes_down_to_zero() -> None:
     cosine = Cosine(warmup_epochs=2.0)
-    assert cosine.factor(0, 10) == 0
-    assert cosine.factor(1, 10) == 0.5
-    assert cosine.factor(2, 10) == 1
-    assert cosine.factor(6, 10) == pytest.approx(0.5)
-    assert cosine.factor(10, 10) == pytest.approx(0)
-    assert Cosine(warmup_epochs=5.0).factor(0.5, 1) == 1  # at most half of the run
-    assert Cosine(warmup_epochs=0.0).factor(0, 3) == 1
+    assert cosine.factor(Progress(0, 10)) == 0
+    assert cosine.factor(Progress(1, 10)) == 0.5
+    assert cosine.factor(Progress(2, 10)) == 1
+    assert cosine.factor(Progress(6, 10)) == pytest.approx(0.5)
+    assert cosine.factor(Progress(10, 10)) == pytest.approx(0)
+    assert Cosine(warmup_epochs=5.0).factor(Progress(0.5, 1)) == 1  # at most half of the run
+    assert Cosine(warmup_epochs=0.0).factor(Progress(0, 3)) == 1

@@ -195,7 +195,7 @@ def test_the_curves_say_that_their_losses_differ(tmp_path: Path) -> None:
         found = re.search(r">(training: [^<]*)<", svg)
         return found[1] if found else None
 
-    plain = Augment(crop_padding=0.0, flip=False)
+    plain = Augment(crop_padding=0.0, flip="none")
     assert note("a", TINY) == "training: smoothed labels, augmented images"
     assert note("b", TINY.replace(label_smoothing=0.0)) == "training: augmented images"
     assert note("c", TINY.replace(augment=plain)) == "training: smoothed labels"

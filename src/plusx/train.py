@@ -33,7 +33,7 @@ from plusx.display import Display
 from plusx.errors import DesignError, InputError, WorkError
 from plusx.evaluate import given_path, judge
 from plusx.network import Network, build, choose_device
-from plusx.recipe import Recipe, find, preset
+from plusx.recipe import Progress, Recipe, find, preset
 from plusx.reports import Report
 
 if TYPE_CHECKING:
@@ -264,6 +264,7 @@ def fit(
     """
     device = next(net.parameters()).device
     chance = torch.Generator().manual_seed(recipe.seed)  # of everything random below
+    assert recipe.optimizer.kind == "sgd"
     optimizer = torch.optim.SGD(
         net.parameters(),
         lr=recipe.optimizer.lr,
@@ -281,7 +282,7 @@ def fit(
             images, labels = train_set[indices]
             if padding:
                 images = pad_crop(images, padding, chance)
-            if recipe.augment.flip:
+            if recipe.augment.flip != "none":
                 images = flip(images, chance)
 
             logits = net(normalise(images.to(device), mean, std))
@@ -289,7 +290,7 @@ def fit(
             if not math.isfinite(loss.item()):
                 raise WorkError(f"training: the loss is {loss.item()} at epoch {epoch + 1}, step {step + 1}; lower lr")
 
-            lr = recipe.optimizer.lr * recipe.schedule.factor(epoch + (step + 1) / steps, recipe.epochs)
+            lr = recipe.optimizer.lr * recipe.schedule.factor(Progress(epoch + (step + 1) / steps, recipe.epochs))
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad()
@@ -447,5 +448,5 @@ def _curves(history: Sequence[Epoch], recipe: Recipe) -> str:
 def _made_harder(recipe: Recipe) -> str:
     """Why the training loss may lie above the held-out one, which has none of this; "" where nothing differs."""
     smoothed = ["smoothed labels"] * (recipe.label_smoothing > 0)
-    changed = ["augmented images"] * (recipe.augment.flip or recipe.augment.crop_padding > 0)
+    changed = ["augmented images"] * (recipe.augment.flip != "none" or recipe.augment.crop_padding > 0)
     return f"training: {', '.join(smoothed + changed)}" if smoothed + changed else ""
