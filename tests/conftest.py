@@ -1,15 +1,16 @@
 """Makes the peers importable: torchvision's wheel expects operators that a CPU build of torch does not have.
 
-And one default run of training, for all tests that look at one.
+And two runs of training, for all tests that look at one: the default, and one on colour images in folders.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 if TYPE_CHECKING:
-    from plusx.train import Run
+    from plusx.records import Run
 
 for name in ("nms", "qnms"):
     torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -22,3 +23,18 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     from plusx.train import train
 
     return train(out=tmp_path_factory.mktemp("digits") / "run", show=False)
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, Run]":
+    """A folder of blue, green and red images, and a network that tells them apart."""
+    from plusx.families import cifar
+    from plusx.recipe import Recipe
+    from plusx.train import train
+    from tests.images import colour_folders
+
+    root = tmp_path_factory.mktemp("colours")
+    data = colour_folders(root / "photos", images=20)
+    run = train(data, design=cifar(8), recipe=Recipe(epochs=8, batch_size=16), out=root / "run", show=False)
+    assert run.accuracy_percent == 100
+    return data, run

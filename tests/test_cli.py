@@ -95,7 +95,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], mes
         ("convert", {"json"}, set()),
         ("train", {"json"}, {"show"}),  # the command always shows its progress
         ("evaluate", {"json"}, set()),
-        ("predict", {"json"}, set()),
+        ("predict", {"json", "from_"}, set()),  # --from: a list of images
     ],
 )
 def test_a_command_has_the_options_and_defaults_of_its_function(

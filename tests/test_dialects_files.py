@@ -19,7 +19,7 @@ from plusx.checkpoint import Weights, write_weights
 from plusx.design import BottleneckSpec, BuildingSpec, DeepStem, Design, Head, ImageNetStem, SmallStem, Stage
 from plusx.dialects import limits
 from plusx.errors import DesignError, WeightsError, WorkError
-from plusx.evaluate import predict
+from plusx.predict import predict
 from tests import peers
 from tests.test_dialects_bad import refused
 

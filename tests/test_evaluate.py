@@ -1,36 +1,25 @@
-"""Evaluate and predict: they agree with training, match classes by name, and refuse what cannot be judged."""
+"""Evaluate: it agrees with training, matches classes by name, and refuses what cannot be judged."""
 
 import json
-import runpy
 import shutil
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
 from plusx.checkpoint import read_weights
 from plusx.cost import cost
-from plusx.errors import DataError, InputError, WeightsError
-from plusx.evaluate import evaluate, predict
+from plusx.errors import DataError, InputError
+from plusx.evaluate import evaluate, judge_run
 from plusx.families import cifar
+from plusx.inference import loaded_size, views
 from plusx.recipe import Recipe
-from plusx.train import Run, train
-from tests.images import COLOURS, colour_folders, noisy
-
-EXAMPLE = Path(__file__).parent.parent / "examples" / "digit_images.py"
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
-    """A folder of blue, green and red images, and a network that tells them apart."""
-    root = tmp_path_factory.mktemp("colours")
-    data = colour_folders(root / "photos", images=20)
-    run = train(data, design=cifar(8), recipe=Recipe(epochs=8, batch_size=16), out=root / "run", show=False)
-    assert run.accuracy_percent == 100
-    return data, run
+from plusx.records import Run
+from plusx.train import train
+from tests.images import colour_folders
 
 
 def test_evaluate_agrees_with_training(digits_run: Run) -> None:
@@ -55,6 +44,7 @@ def test_the_numbers_of_an_evaluation_fit_together(digits_run: Run) -> None:
     data = json.loads(json.dumps(result.to_dict()))
     assert set(data) == {
         *("weights", "data", "split", "images", "accuracy_percent", "top5_percent", "loss", "classes", "confusion"),
+        *("tta", "ece_percent", "calibration"),
     }
     assert data["classes"][3].keys() == {"class", "images", "accuracy_percent"}
     assert "columns: the class named" in str(result)
@@ -91,14 +81,14 @@ def test_the_test_folder_is_judged_where_training_held_out_val(colours: tuple[Pa
 
 
 def test_large_feature_maps_go_through_a_few_at_a_time(digits_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module("plusx.evaluate")
-    expected, sizes, logits = evaluate(digits_run.folder), list[int](), module._logits
+    module = import_module("plusx.inference")
+    expected, sizes, logits = evaluate(digits_run.folder), list[int](), module.logits
 
     def watched(net: Any, images: Any, *rest: Any) -> Any:
         sizes.append(len(images))
         return logits(net, images, *rest)
 
-    monkeypatch.setattr(module, "_logits", watched)
+    monkeypatch.setattr(module, "logits", watched)
     assert evaluate(digits_run.folder).confusion == expected.confusion
     assert max(sizes) == 250
     sizes.clear()
@@ -145,74 +135,56 @@ def test_data_that_moved_away(colours: tuple[Path, Run]) -> None:
         away.rename(data)
 
 
-def test_predict_the_example_images(digits_run: Run, tmp_path: Path) -> None:
-    write_images = runpy.run_path(str(EXAMPLE))["write_images"]
-    files = write_images(tmp_path, 20)
-    assert len(set(files)) == 20
-    found = predict(digits_run.folder, files)
-    right = [image.top[0].name == file.name[0] for image, file in zip(found.images, files, strict=True)]
-    assert sum(right) >= 19
-    assert all(image.top[0].probability_percent > 30 for image in found.images)
-
-
-def test_predict_reports(colours: tuple[Path, Run], tmp_path: Path) -> None:
-    _, run = colours
-    noisy(COLOURS["red"], 7, (40, 30)).save(tmp_path / "red [x].png")
-    noisy(COLOURS["blue"], 8, (17, 90)).convert("RGBA").save(tmp_path / "blue.png")
-    files: list[str | Path] = [tmp_path / "red [x].png", str(tmp_path / "blue.png")]
-    found = predict(run.folder, files, top=9)
-    data = json.loads(json.dumps(found.to_dict()))
-    assert [image["class"] for image in data["images"]] == ["red", "blue"]
-    assert [image["file"] for image in data["images"]] == [str(file) for file in files]
-    top = data["images"][0]["top"]
-    assert len(top) == 3  # no more than there are classes
-    assert sum(guess["probability_percent"] for guess in top) == pytest.approx(100, abs=1e-3)
-    assert top[0]["probability_percent"] == data["images"][0]["probability_percent"]
-    assert "red [x].png" in str(found).replace("\n", "") or "[x]" in str(found)
-    assert len(predict(run.folder, files).images[0].top) == 1
-
-
-def test_predict_one_image_or_any_iterable(colours: tuple[Path, Run]) -> None:
-    data, run = colours
-    file = data / "red" / "0.png"
-    expected = predict(run.folder, [file]).images
-    assert predict(run.folder, str(file)).images == predict(run.folder, file).images == expected
-    assert predict(run.folder, iter([file])).images == expected
-
-
-def test_predict_does_not_depend_on_its_neighbours(colours: tuple[Path, Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    data, run = colours
-    files = sorted(data.rglob("*.png"))
-    together = predict(run.folder, files)
-    monkeypatch.setattr(import_module("plusx.evaluate"), "BATCH", 7)
-    apart = predict(run.folder, files)
-    assert [image.top[0].name for image in together.images] == [image.top[0].name for image in apart.images]
-
-
-def test_predict_refuses(colours: tuple[Path, Run], digits_run: Run, tmp_path: Path) -> None:
-    _, run = colours
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    Image.new("L", (3, 3)).save(tmp_path / "good.png")
-    with pytest.raises(DataError, match=r"bad\.png"):
-        predict(run.folder, [tmp_path / "good.png", tmp_path / "bad.png"])
-    with pytest.raises(DataError, match="is a folder"):
-        predict(run.folder, [tmp_path])
-    with pytest.raises(InputError, match="no images"):
-        predict(run.folder, [])
-    with pytest.raises(InputError, match=r"images\[1\]: 3 is int"):
-        predict(run.folder, [tmp_path / "good.png", 3])  # type: ignore[list-item]
-    with pytest.raises(InputError, match="images 3: a path, or several"):
-        predict(run.folder, 3)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="run: 3 is int"):
-        predict(3, [tmp_path / "good.png"])  # type: ignore[arg-type]
+def test_evaluate_needs_a_run() -> None:
     with pytest.raises(InputError, match="run: None is NoneType"):
         evaluate(None)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="top '2'"):
-        predict(run.folder, [tmp_path / "good.png"], top="2")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="top 0"):
-        predict(run.folder, [tmp_path / "good.png"], top=0)
-    with pytest.raises(WeightsError, match="no such file"):
-        predict(tmp_path / "none", [tmp_path / "good.png"])
-    unprepared = replace(read_weights(digits_run.folder), mean=(), std=())
-    with pytest.raises(WeightsError, match="mean, std not known"):
-        predict(unprepared, [tmp_path / "good.png"])
+
+
+def test_the_reliability_table_adds_up(digits_run: Run) -> None:
+    result = evaluate(digits_run.folder)
+    bins = result.to_dict()["calibration"]
+    assert len(bins) == 15
+    assert sum(bin["images"] for bin in bins) == 359
+    gaps = [bin["images"] * abs(bin["accuracy_percent"] - bin["confidence_percent"]) for bin in bins if bin["images"]]
+    assert result.calibration.ece_percent == pytest.approx(sum(gaps) / 359)
+    right = sum(bin["images"] * bin["accuracy_percent"] for bin in bins if bin["images"])
+    assert right / 359 == pytest.approx(result.accuracy_percent)
+    assert "calibration error" in str(result)
+
+
+def test_flip_averages_the_probabilities_of_an_image_and_its_mirror(colours: tuple[Path, Run], tmp_path: Path) -> None:
+    data, run = colours
+    mirrored = Path(shutil.copytree(data, tmp_path / "mirrored"))
+    for file in mirrored.rglob("*.png"):
+        ImageOps.mirror(Image.open(file)).save(file)
+    weights = read_weights(run.folder)
+    once, other = (judge_run(weights, folder).tally.logits.softmax(1) for folder in (data, mirrored))
+    expected = (once + other) / 2
+    assert not torch.allclose(once, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(judge_run(weights, data, tta="flip").tally.logits.exp(), expected)
+
+
+def test_ten_crop_looks_at_corners_centre_and_mirrors(colours: tuple[Path, Run]) -> None:
+    data, run = colours
+    result = evaluate(run.folder / "model.safetensors", data, tta="ten-crop")
+    assert (result.tta, result.images, result.accuracy_percent) == ("ten-crop", 60, 100)
+    assert "ten-crop" in str(result)
+    grid = torch.arange(25).view(1, 1, 5, 5)
+    seen = list(views(grid, "ten-crop", 3))
+    assert [view[0, 0, 0, 0].item() for view in seen] == [0, 2, 2, 4, 10, 12, 12, 14, 6, 8]
+    assert {tuple(view.shape) for view in seen} == {(1, 1, 3, 3)}
+    assert loaded_size(224, "ten-crop") == 256
+    with pytest.raises(InputError, match="tta 'tencrop' is not one of none, flip, ten-crop; did you mean 'ten-crop'"):
+        evaluate(run.folder, data, tta="tencrop")  # type: ignore[arg-type]
+
+
+def test_a_network_is_judged_in_float32_whatever_is_around(digits_run: Run) -> None:
+    expected = evaluate(digits_run.folder)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert evaluate(digits_run.folder).to_dict() == expected.to_dict()
+
+
+def test_of_many_images_some_are_judged(digits_run: Run) -> None:
+    judged = judge_run(digits_run.folder, at_most=100)
+    assert len(judged.tally.labels) == 100
+    assert "100 of 359 images" in judged.split

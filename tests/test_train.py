@@ -19,12 +19,14 @@ from plusx.design import BuildingSpec, Design, SmallStem, Stage
 from plusx.errors import DataError, DesignError, InputError, RecipeError, WorkError
 from plusx.families import cifar
 from plusx.network import build
+from plusx.plan import steps_in_epoch
 from plusx.recipe import Augment, Recipe, preset
-from plusx.train import Run, train
+from plusx.records import Run
+from plusx.train import train
 from tests.images import cifar_files, colour_folders, fashion_files, noisy
 
 train_module = import_module("plusx.train")  # the module; `plusx.train` is the function
-FILES = ["curves.svg", "design.toml", "metrics.jsonl", "model.safetensors", "recipe.toml"]
+FILES = ["checkpoints", "curves.svg", "design.toml", "metrics.jsonl", "model.safetensors", "recipe.toml"]
 TINY = Recipe(name="tiny", epochs=1, batch_size=16)
 WIDE = Design(name="wide", stem=SmallStem(), stages=(Stage(depth=1, width=2**20, block=BuildingSpec()),))
 """More parameters than any machine's memory holds, to be refused before one is built."""
@@ -316,19 +318,19 @@ def test_ctrl_c_later_leaves_the_last_whole_epoch(
     assert read_weights(tmp_path / "run").classes == ("blue", "green", "red")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"interrupted: {tmp_path / 'run'} holds the weights after epoch 2 of 4"
+    assert last == f"interrupted after epoch 2 of 4; go on with: plusx train --resume {tmp_path / 'run'}"
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     wild = TINY.replace(optimizer=TINY.optimizer.replace(lr=1e30))
-    with pytest.raises(WorkError, match="epoch 1"):
+    with pytest.raises(WorkError, match="3 steps in a row, up to step 4, are not finite"):
         quick("digits", tmp_path / "run", recipe=wild)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("images", "batch", "steps"), [(100, 32, 4), (3, 2, 1), (5, 2, 2), (2, 2, 1), (64, 32, 2)])
 def test_no_batch_is_a_single_image(images: int, batch: int, steps: int) -> None:
-    assert train_module._steps(images, batch) == steps
+    assert steps_in_epoch(images, batch) == steps
     assert min(map(len, torch.tensor_split(torch.arange(images), steps))) >= 2
 
 
@@ -346,13 +348,13 @@ def test_small_steps_run_on_one_thread_and_the_setting_comes_back(
 ) -> None:
     """Threads wait for the slowest at every layer, and a small step has little to share."""
     used: list[int] = []
-    fit = train_module.fit
+    fit = train_module._fit
 
     def watched(*arguments: Any, **options: Any) -> Any:
         used.append(torch.get_num_threads())
         return fit(*arguments, **options)
 
-    monkeypatch.setattr(train_module, "fit", watched)
+    monkeypatch.setattr(train_module, "_fit", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:

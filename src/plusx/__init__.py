@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from plusx.draw import draw as draw
     from plusx.errors import PlusxError as PlusxError
     from plusx.evaluate import evaluate as evaluate
-    from plusx.evaluate import predict as predict
     from plusx.families import design as design
     from plusx.families import names as list  # noqa: F401
     from plusx.network import Network as Network
     from plusx.network import build as build
+    from plusx.predict import predict as predict
     from plusx.recipe import Recipe as Recipe
+    from plusx.report import report as report
     from plusx.show import show as show
     from plusx.train import train as train
 
@@ -68,7 +69,8 @@ _HOMES = {
     "identify": "dialects",
     "list": "families:names",
     "load": "dialects",
-    "predict": "evaluate",
+    "predict": "predict",
+    "report": "report",
     "show": "show",
     "train": "train",
 }

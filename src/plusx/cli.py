@@ -1,7 +1,7 @@
 """The command line: one thin command per verb. Arguments in, one public function called, its result printed.
 
 Results go to standard output (`--json`: exactly one JSON object), progress and errors to standard error.
-Exit codes: 0 done, 1 the work failed, 2 the arguments or the input are wrong, 130 interrupted.
+Exit codes: 0 done, 1 the work failed, 2 the arguments or the input are wrong, 130 interrupted, 143 terminated.
 Each verb is imported when its command runs, so that `plusx --help` is quick.
 """
 
@@ -54,6 +54,14 @@ def _floats(_: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
         raise ValueError(text) from None
 
 
+def _no_option(_: Any, image: str) -> None:
+    if image.startswith("-") and image != "-":
+        raise ValueError(f"{image} is not an option (an image of that name: ./{image})")
+
+
+Images = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)]
+"""Images may be "-", which is not to be taken for an option."""
+
 Floats = Annotated[tuple[float, ...] | None, Parameter(converter=_floats, n_tokens=1, negative=())]
 
 
@@ -86,8 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(problem), 2)
     except PlusxError as problem:
         return _fail(str(problem), 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as problem:
+        return _fail("interrupted", 128 + getattr(problem, "signum", 2))  # 143 where SIGTERM asked
     except BrokenPipeError:  # the reader went away: `plusx list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -319,42 +327,82 @@ def convert(
 
 @app.command
 def train(
-    data: str = "digits",
+    data: str | None = None,
     *,
     design: str | None = None,
     recipe: str | None = None,
+    set: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     epochs: int | None = None,
+    weights: Path | None = None,
     out: Path | None = None,
+    resume: Path | None = None,
     seed: int | None = None,
     device: str | None = None,
+    workers: int = 0,
+    on_bad_image: Literal["skip", "fail"] = "fail",
+    checkpoint_minutes: float = 10.0,
     json: Json = False,
 ) -> None:
-    """Train a network on labelled images; leaves a run folder.
+    """Train a network on labelled images; leaves a run folder. Several processes: torchrun … -m plusx train ….
 
     Parameters
     ----------
     data
-        digits, fashion-mnist[:DIR], cifar10[:DIR], or a folder of class folders.
+        digits (the default), fashion-mnist[:DIR], cifar10[:DIR], or a folder of class folders.
     design
         The network; by default one that suits the images.
     recipe
         A preset's name or a TOML file; by default one that suits the data.
+    set
+        Change a field of the recipe, such as optimizer.lr=0.05; may be given again.
     epochs, seed
         Instead of the recipe's.
+    weights
+        A weights file of any dialect to start from; the recipe is then finetune by default.
     out
         A folder that is new or empty; by default runs/DATA-DESIGN-N.
+    resume
+        The folder of a run that was stopped: go on with it, to the same weights.
     device
         cpu, cuda, …; by default cuda where there is one.
+    workers
+        Processes that decode images, where the set is too large to be kept decoded.
+    on_bad_image
+        skip: name and leave out files that are no images; fail: stop at the first.
+    checkpoint_minutes
+        How often the state is saved, beside the end of each epoch.
     """
     from plusx import train as the_training
 
-    known = None if design is None else _design(design)
-    _show(the_training(data, design=known, recipe=recipe, epochs=epochs, out=out, seed=seed, device=device), json)
+    run = the_training(
+        data,
+        design=None if design is None else _design(design),
+        recipe=recipe,
+        set=set,
+        epochs=epochs,
+        weights=weights,
+        out=out,
+        resume=resume,
+        seed=seed,
+        device=device,
+        workers=workers,
+        on_bad_image=on_bad_image,
+        checkpoint_minutes=checkpoint_minutes,
+    )
+    if os.environ.get("RANK", "0") == "0":
+        _show(run, json)
 
 
 @app.command
-def evaluate(run: Path, data: str | None = None, *, device: str | None = None, json: Json = False) -> None:
-    """Measure a trained network: top-1 and top-5 accuracy, per class, and the confusion of classes.
+def evaluate(
+    run: Path,
+    data: str | None = None,
+    *,
+    tta: Literal["none", "flip", "ten-crop"] = "none",
+    device: str | None = None,
+    json: Json = False,
+) -> None:
+    """Measure a trained network: top-1 and top-5 accuracy, per class, the confusion of classes, and calibration.
 
     Parameters
     ----------
@@ -362,16 +410,26 @@ def evaluate(run: Path, data: str | None = None, *, device: str | None = None, j
         A run folder or a weights file.
     data
         As in train; by default what the run held out, or test/ where it held out val/.
+    tta
+        Average over views of each image: it and its mirror image, or five crops and theirs.
     device
         cpu, cuda, …; by default cuda where there is one.
     """
     from plusx import evaluate as the_evaluation
 
-    _show(the_evaluation(run, data, device=device), json)
+    _show(the_evaluation(run, data, tta=tta, device=device), json)
 
 
 @app.command
-def predict(run: Path, *images: Path, top: int = 1, device: str | None = None, json: Json = False) -> None:
+def predict(
+    run: Path,
+    *images: Images,
+    from_: Annotated[str | None, Parameter(name="--from", allow_leading_hyphen=True)] = None,
+    top: int = 1,
+    on_bad_image: Literal["fail", "skip"] = "fail",
+    device: str | None = None,
+    json: Json = False,
+) -> None:
     """Name what images show.
 
     Parameters
@@ -379,15 +437,43 @@ def predict(run: Path, *images: Path, top: int = 1, device: str | None = None, j
     run
         A run folder or a weights file.
     images
-        Image files of any mode.
+        Image files of any mode, folders of them, quoted patterns such as 'photos/**/*.jpg', or - for an image's bytes
+        on standard input.
+    from_
+        A file that lists them, one a line, or - for such a list on standard input: find … | plusx predict RUN --from -
     top
         How many of the likeliest classes to name.
+    on_bad_image
+        What is no image ends the command, or is named on standard error and left out.
     device
         cpu, cuda, …; by default cuda where there is one.
     """
     from plusx import predict as the_prediction
+    from plusx.pictures import read_list
 
-    _show(the_prediction(run, images, top=top, device=device), json)
+    chosen = (*images, *(() if from_ is None else read_list(from_)))
+    found = the_prediction(run, chosen, top=top, on_bad_image=on_bad_image, device=device)
+    for bad in found.skipped:
+        _say(f"skipped: {bad.reason}")
+    if found.skipped:
+        _say(f"{len(found.skipped):,} of {len(found.skipped) + len(found.images):,} images skipped")
+    _show(found, json)
+
+
+@app.command
+def report(run: Path, *, device: str | None = None, json: Json = False) -> None:
+    """Write RUN/report.html: one page with the design, its cost, curves, confusion, calibration and the worst mistakes.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    device
+        cpu, cuda, …; by default cuda where there is one.
+    """
+    from plusx import report as the_report
+
+    _show(the_report(run, device=device), json)
 
 
 def _design(name: str) -> "Design":
@@ -437,7 +523,12 @@ def _print_json(data: dict[str, Any]) -> None:
 
 
 def _fail(message: str, code: int) -> int:
+    _say(message)
+    return code
+
+
+def _say(message: str) -> None:
+    """One line on standard error."""
     # what a file says may be in it: no control character of it reaches the terminal
     shown = "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in " ".join(message.split()))
     print(f"plusx: {shown}", file=sys.stderr)
-    return code

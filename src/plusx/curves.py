@@ -1,7 +1,8 @@
 """A run's curves as one small SVG: the loss, and the accuracy on the held-out images, over the epochs."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 360, 240
@@ -34,6 +35,32 @@ def curves_svg(panels: Sequence[Panel]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n{_background(len(panels))}{"".join(parts)}</svg>\n'
     )
+
+
+def run_panels(records: Sequence[Mapping[str, Any]], note: str = "") -> tuple[Panel, ...]:
+    """The panels of a run, from its records (`runs.read_epochs`): those values that every epoch has, as finite numbers.
+
+    note: what must be known to compare the losses of training and held-out images.
+    """
+    found = (
+        Panel("loss (nats)", _lines(records, ("training", "train_loss", TRAINING), _LOSS), note),
+        Panel("accuracy (%)", _lines(records, _ACCURACY)),
+        Panel("learning rate", _lines(records, ("", "lr", TRAINING))),
+    )
+    return tuple(panel for panel in found if panel.lines)
+
+
+_LOSS = ("held out", "held_out_loss", HELD_OUT)
+_ACCURACY = ("held out", "held_out_accuracy_percent", HELD_OUT)
+
+
+def _lines(records: Sequence[Mapping[str, Any]], *wanted: tuple[str, str, str]) -> list[Line]:
+    columns = [(name, _finite(record.get(key) for record in records), colour) for name, key, colour in wanted]
+    return [Line(name, values, colour) for name, values, colour in columns if values and len(values) == len(records)]
+
+
+def _finite(values: Iterable[object]) -> list[float]:
+    return [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -5,21 +5,23 @@ recipe.toml        how, every field spelt out
 model.safetensors  the weights after the last whole epoch (checkpoint.py)
 metrics.jsonl      its first line says on what: {"run": {…}}; then one line for each epoch
 curves.svg         the same as a picture
+report.html        all of it for a person, in one file (report.py)
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from plusx.checkpoint import WEIGHTS_FILE
+from plusx.checkpoint import WEIGHTS_FILE, write_text
 from plusx.errors import InputError, WorkError
 
 DESIGN_FILE, RECIPE_FILE, METRICS_FILE, CURVES_FILE = "design.toml", "recipe.toml", "metrics.jsonl", "curves.svg"
+REPORT_FILE = "report.html"
 _FILES = (DESIGN_FILE, RECIPE_FILE, WEIGHTS_FILE, METRICS_FILE, CURVES_FILE)
 
 
@@ -40,6 +42,45 @@ def read_origin(run: Path) -> Origin | None:
         return Origin(str(about["data"]), float(about["held_out"]), int(about["split_seed"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_about(run: Path) -> dict[str, Any]:
+    """All that the first line of a run folder's metrics says; empty where there is none."""
+    try:
+        with (run / METRICS_FILE).open(encoding="utf-8") as file:
+            return dict(json.loads(file.readline())["run"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def read_epochs(run: Path) -> list[dict[str, Any]]:
+    """One record for each whole epoch of a run folder's metrics; empty where there are none.
+
+    Lines that are cut short or are no records are passed over: a run may have been stopped while it wrote.
+    """
+    try:
+        lines = (run / METRICS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [record for record in map(_record, lines) if isinstance(record.get("epoch"), int)]
+
+
+def seconds(epochs: Iterable[Mapping[str, Any]]) -> float:
+    """What the epochs took in all; 0 where nothing tells."""
+    return float(sum(record["seconds"] for record in epochs if isinstance(record.get("seconds"), int | float)))
+
+
+def _record(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write the metrics anew, whole or not at all. Raises WorkError when the disk refuses."""
+    write_text(run / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def append_metrics(run: Path, line: Mapping[str, Any]) -> None:
@@ -72,7 +113,7 @@ def new_run(out: Path | None, name: str) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        if not (folder / WEIGHTS_FILE).exists():
+        if not (folder / WEIGHTS_FILE).exists() and not any(folder.glob("checkpoints/*.safetensors")):
             for file in _FILES:
                 (folder / file).unlink(missing_ok=True)
             if made and not any(folder.iterdir()):

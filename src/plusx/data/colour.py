@@ -1,0 +1,135 @@
+"""Changing colours: whole batches of uint8 images N C H W, grey or RGB, each image with its own strength.
+
+Strengths are float64, N, on a CPU. Grey is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), as in Pillow.
+"""
+
+import torch
+from torch import Tensor
+
+from plusx.data.chance import Draws
+from plusx.data.warp import by_chunks, to_bytes
+from plusx.recipe import Jitter
+
+_GREY = (0.299, 0.587, 0.114)
+
+_PCA = torch.tensor(
+    [
+        [-0.5675 * 0.2175, 0.7192 * 0.0188, 0.4009 * 0.0045],
+        [-0.5808 * 0.2175, -0.0045 * 0.0188, -0.8140 * 0.0045],
+        [-0.5836 * 0.2175, -0.6948 * 0.0188, 0.4203 * 0.0045],
+    ],
+    dtype=torch.float64,
+)
+"""Principal components of ImageNet's RGB pixels from 0 to 1, each times its deviation (NIPS 2012, Krizhevsky, §4.1)."""
+
+
+def jitter(images: Tensor, how: Jitter, draws: Draws) -> Tensor:
+    """Brightness, contrast, saturation, then hue, as torchvision's ColorJitter defines them.
+
+    The first three commute where nothing is clipped, so they are one linear map here, clipped and rounded once.
+    """
+    strengths = [
+        draws.uniform(1 - spread, 1 + spread) if spread else None
+        for spread in (how.brightness, how.contrast, how.saturation)
+    ]
+    if any(strength is not None for strength in strengths):
+        ones = torch.ones(len(images), dtype=torch.float64)
+        images = adjust(images, *(ones if strength is None else strength for strength in strengths))
+    return turn_hue(images, draws.uniform(-how.hue, how.hue)) if how.hue else images
+
+
+def adjust(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    """Times `brightness`; away from the image's mean grey by `contrast`; away from each pixel's grey by `saturation`.
+
+    With x a pixel, g its grey and m the mean of g: b (c (s x + (1 - s) g) + (1 - c) m).
+    """
+    return by_chunks(_adjust, images, brightness, contrast, saturation)
+
+
+def _adjust(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    b, c, s = (strength.float()[:, None, None] for strength in (brightness, contrast, saturation))
+    values = images.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)
+    grey = torch.tensor(_GREY if images.shape[1] == 3 else (1.0,), device=images.device)
+    mean = (values.mean(2) @ grey)[:, None, None]
+    matrix = b * c * (s * torch.eye(len(grey), device=images.device) + (1 - s) * grey)
+    return to_bytes(torch.baddbmm(b * (1 - c) * mean, matrix, values)).view(images.shape)
+
+
+def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """The hue of HSV turned by a share of a whole turn; grey images stay as they are."""
+    return images if images.shape[1] == 1 else by_chunks(_turn_hue, images, turns)
+
+
+def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    values = _float(images)
+    high, low = values.amax(1, keepdim=True), values.amin(1, keepdim=True)
+    chroma = high - low
+    red, green, blue = ((high - values) / chroma.clamp_min(1)).unbind(1)
+    r, g, _ = values.unbind(1)
+    top = high[:, 0]
+    sixths = torch.where(top == r, blue - green, torch.where(top == g, 2 + red - blue, 4 + green - red))
+    sixths = sixths[:, None] + 6 * _column(turns, images)
+    shifts = torch.tensor([5, 3, 1], device=images.device).view(1, 3, 1, 1)
+    place = (sixths + shifts).remainder(6)
+    return to_bytes(high - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
+
+
+def lighting(images: Tensor, deviation: float, draws: Draws) -> Tensor:
+    """Noise along the principal components of ImageNet's colours, one step for the whole image; grey takes its grey."""
+    added = 255 * deviation * draws.normal(columns=3) @ _PCA.T
+    if images.shape[1] == 1:
+        added = (added * torch.tensor(_GREY, dtype=torch.float64)).sum(1, keepdim=True)
+    return to_bytes(_float(images).add_(added.float().to(images.device)[:, :, None, None]))
+
+
+def sharpen(images: Tensor, strength: Tensor) -> Tensor:
+    """Away from the image smoothed by 1 1 1 / 1 5 1 / 1 1 1 (over 13), the outermost pixels excepted."""
+    values = _float(images)
+    if min(images.shape[2:]) < 3:
+        return images
+    kernel = torch.ones(3, 3, device=images.device)
+    kernel[1, 1] = 5
+    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 3, 3)
+    smooth = values.clone()
+    smooth[:, :, 1:-1, 1:-1] = torch.nn.functional.conv2d(values, kernel, groups=images.shape[1]).round()
+    return to_bytes(torch.lerp(smooth, values, _column(strength, images)))
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Only the highest `bits` of each byte kept."""
+    masks = (256 - 2 ** (8 - bits.long())).to(torch.uint8)
+    return images & masks.to(images.device)[:, None, None, None]
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Pixels at `threshold` or above, of 0 to 255, inverted."""
+    return torch.where(images >= _column(threshold, images), 255 - images, images)
+
+
+def autocontrast(images: Tensor, _: Tensor) -> Tensor:
+    """Each channel stretched to reach from 0 to 255."""
+    values = _float(images)
+    low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
+    stretched = ((values - low) * (255 / (high - low).clamp_min(1))).clamp_(0, 255).to(torch.uint8)
+    return torch.where(high > low, stretched, images)
+
+
+def equalize(images: Tensor, _: Tensor) -> Tensor:
+    """Each channel's values spread evenly, as Pillow does it: by its histogram without the last value that occurs."""
+    n, channels, height, width = images.shape
+    flat = images.reshape(n * channels, height * width).long()
+    counts = torch.zeros(n * channels, 256, dtype=torch.int64, device=images.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat))
+    step = (height * width - counts.gather(1, flat.amax(1, keepdim=True))).div(255, rounding_mode="floor")
+    before = counts.cumsum(1) - counts
+    table = (before + step.div(2, rounding_mode="floor")).div(step.clamp_min(1), rounding_mode="floor").clamp_(0, 255)
+    table = torch.where(step > 0, table, torch.arange(256, device=images.device))
+    return table.gather(1, flat).to(torch.uint8).view(n, channels, height, width)
+
+
+def _float(images: Tensor) -> Tensor:
+    return images.to(torch.float32)
+
+
+def _column(strength: Tensor, images: Tensor) -> Tensor:
+    return strength.float().to(images.device)[:, None, None, None]

@@ -1,0 +1,44 @@
+"""Signals that ask a running training for an end: it finishes the step under way, saves its state, and leaves."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop by signal `signum`, and has saved its state."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+@dataclass
+class Asked:
+    """The signal that asked for an end, if one did."""
+
+    signum: int | None = None
+
+
+@contextmanager
+def listening() -> Iterator[Asked]:
+    """Let SIGINT and SIGTERM ask for an end after the step under way; a second SIGINT ends at once."""
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # only the main thread may listen to signals
+        return
+
+    def note(signum: int, _: Any) -> None:
+        if asked.signum is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.signum = signum
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

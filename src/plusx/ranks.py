@@ -1,0 +1,102 @@
+"""The processes that train together: their number, what each takes of a batch, and what they add up.
+
+`torchrun --nproc-per-node 2 -m plusx train …` starts them (gloo between CPUs, NCCL between GPUs); alone, a process is
+rank 0 of 1. All of them see the same data and draw the same random numbers, so that nothing but sums passes between.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from plusx.errors import InputError, WorkError
+from plusx.network import choose_device
+
+TIMEOUT_S = 60
+"""How long a process waits for the others before it gives up."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others. `device`: what it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """Which of `count` images are this process's: without overlap, none left out, as equal as can be."""
+        least, more = divmod(count, self.world)
+        start = self.rank * least + min(self.rank, more)
+        return slice(start, start + least + (self.rank < more))
+
+    def add(self, values: Tensor) -> Tensor:
+        """The sum over all processes, element by element."""
+        if self.world > 1:
+            on_device = values.to(self.device)
+            _together(lambda: dist.all_reduce(on_device))
+            return on_device.to(values.device)
+        return values
+
+    def gather(self, values: Tensor, count: int) -> Tensor:
+        """Every process's `share` of `count` rows, in order."""
+        if self.world == 1:
+            return values
+        whole = torch.zeros((count, *values.shape[1:]), dtype=values.dtype)
+        whole[self.share(count)] = values.cpu()
+        return self.add(whole)
+
+    def spread(self, tensors: list[Tensor]) -> None:
+        """Give every process the first one's values, in place."""
+        if self.world > 1:
+            _together(lambda: [dist.broadcast(tensor, 0) for tensor in tensors])
+
+    def agree(self, number: int) -> int:
+        """The first process's number."""
+        return int(self.add(torch.tensor([number if self.first else 0], dtype=torch.int64)).item())
+
+
+def restarted() -> bool:
+    """Whether torchrun has started these processes anew after one failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def ranks(device: str | torch.device | None) -> Iterator[Ranks]:
+    """Join the others that torchrun has started, for as long as the block runs. Raises InputError, WorkError."""
+    world = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    if world == 1:
+        yield Ranks(0, 1, choose_device(device))
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    where = choose_device(device)
+    if where.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local} of this machine has no GPU of its own: it has {torch.cuda.device_count()}"
+            )
+        where = torch.device("cuda", local)
+        torch.cuda.set_device(where)
+    backend = "nccl" if where.type == "cuda" else "gloo"
+    _together(lambda: dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S)))
+    try:
+        yield Ranks(rank, world, where)
+    finally:
+        dist.destroy_process_group()
+
+
+def _together(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except RuntimeError as problem:  # a peer that died or hangs
+        raise WorkError(f"another process of this training is gone: {str(problem).splitlines()[0][:200]}") from None

@@ -1,0 +1,64 @@
+"""Going on with a run that was stopped: its folder, its plan as it was, and its newest whole state."""
+
+from pathlib import Path
+
+from plusx import runs
+from plusx.data import open_data
+from plusx.design import Design
+from plusx.display import Display
+from plusx.errors import InputError, WorkError
+from plusx.evaluate import given_path
+from plusx.plan import Plan, make_plan
+from plusx.ranks import Ranks, restarted
+from plusx.recipe import Recipe
+from plusx.state import State, newest
+
+
+def resumed_folder(resume: str | Path | None, out: Path | None, here: Ranks) -> Path | None:
+    """The run to go on with: the one asked for, or, when torchrun starts anew, the one it had begun."""
+    if resume is not None:
+        if out is not None:
+            raise InputError("train: a run goes on in its own folder; leave out out")
+        folder = given_path("resume", resume)
+        if not (folder / runs.RECIPE_FILE).is_file():
+            raise InputError(f"resume {folder}: there is no run of plusx train in it (recipe.toml is missing)")
+        return folder
+    if here.world > 1 and out is None:
+        raise InputError("train: several processes need --out, so that they can go on in it after a failure")
+    begun = out is not None and (out / runs.RECIPE_FILE).is_file()
+    return out if out is not None and begun and restarted() else None
+
+
+def refuse_beside_resume(**given: object) -> None:
+    """Raise InputError for what a run that goes on has already: all that is not None."""
+    if restarted():
+        return
+    if odd := [name for name, value in given.items() if value is not None]:
+        raise InputError(
+            f"train: a run goes on with its own {', '.join(odd)}; leave {'it' if len(odd) == 1 else 'them'} out"
+        )
+
+
+def old_plan(folder: Path, here: Ranks, display: Display) -> Plan:
+    """The plan of a run that was begun, as its folder says. Raises InputError where its data is not the same now."""
+    about = runs.read_origin(folder)
+    if about is None:
+        raise InputError(f"resume {folder}: {runs.METRICS_FILE} does not say what it was trained on")
+    design, recipe = Design.read(folder / runs.DESIGN_FILE), Recipe.read(folder / runs.RECIPE_FILE)
+    plan = make_plan(open_data(about.data, say=display.line), design, recipe, here, as_is=True)
+    was = runs.read_about(folder).get("images_digest")
+    if was != plan.digest:
+        raise InputError(f"resume {folder}: the images of {about.data} are not the same as when the run began")
+    return plan
+
+
+def newest_state(folder: Path, here: Ranks, display: Display) -> State | None:
+    """The newest whole state; every process takes the same."""
+    found = newest(folder)
+    if found is not None:
+        for line in found[1]:
+            display.line(f"{line}; an older one is taken")
+    step = here.agree(found[0].position.step if found is not None else -1)
+    if (found[0].position.step if found is not None else -1) != step:
+        raise WorkError(f"resume {folder}: the processes see different checkpoints; they need one folder in common")
+    return found[0] if found is not None else None

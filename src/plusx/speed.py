@@ -1,0 +1,76 @@
+"""How a network is run fast on a device: the precision, the memory format, and whether torch compiles it.
+
+    choose(recipe, device, macs) -> Speed
+
+The choice depends on the recipe, the device and the size of a step alone, never on a stopwatch: the same run on the
+same machine is run the same way, to the last bit. What it rests on was measured; see `benchmarks/train_step.py`.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from plusx.recipe import Recipe
+
+LEAST_MACS = 250_000_000
+"""Multiply-adds of a step's forward pass below which calls, not sums, take the time, and bfloat16 gains nothing."""
+
+LEAST_STEPS = 2_000
+"""Steps below which compiling takes longer than it saves."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How to run: `dtype` of autocast (None: float32 throughout), `channels_last`, `compile`. `why`: in words."""
+
+    dtype: torch.dtype | None
+    channels_last: bool
+    compile: bool
+    why: str
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of images and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        """Run what is inside in `dtype` where that is safe."""
+        return torch.autocast(device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+    def compiled(self, net: nn.Module) -> Callable[..., Any]:
+        """The network as torch compiles it, or itself."""
+        return torch.compile(net) if self.compile else net
+
+
+def choose(recipe: Recipe, device: torch.device, step_macs: int, steps: int) -> Speed:
+    """`step_macs`: of a forward pass over one process's batch; `steps`: in all."""
+    fast, large = fast_bfloat16(device), step_macs >= LEAST_MACS
+    half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and fast and large)
+    compiling, words = _compile(recipe, device, steps)
+    text = f"bfloat16, channels last{words}" if half else f"float32{', channels last' if large else ''}{words}"
+    return Speed(torch.bfloat16 if half else None, half or large, compiling, text)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices faster than float32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "xpu"
+
+
+def _compile(recipe: Recipe, device: torch.device, steps: int) -> tuple[bool, str]:
+    """Whether to compile, and words for it. On CPUs it has not been found to pay (a few percent for half a minute)."""
+    wanted = recipe.compile == "yes" or (recipe.compile == "auto" and device.type == "cuda" and steps >= LEAST_STEPS)
+    if not wanted:
+        return False, ""
+    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        return False, ", not compiled: there is no C++ compiler (g++)"
+    return True, ", compiled"
