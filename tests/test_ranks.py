@@ -63,9 +63,7 @@ def test_two_processes_do_what_one_does_batch_norm_aside(tmp_path: Path) -> None
     finish(torchrun(1, *tuning, "--out", tmp_path / "one"))
     one, two, start = (read_weights(tmp_path / name).tensors for name in ("one", "two", "start"))
     for name, tensor in one.items():
-        torch.testing.assert_close(
-            two[name], tensor, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
     assert not torch.equal(one["stages.0.0.branch.0.conv.weight"], start["stages.0.0.branch.0.conv.weight"])
     report = json.loads(out)  # one object, from one process
     last = json.loads((tmp_path / "one" / "metrics.jsonl").read_text().splitlines()[-1])

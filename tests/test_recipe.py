@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plusx.errors import RecipeError
-from plusx.recipe import Augment, Cosine, Progress, Recipe, Sgd, find, preset, presets
+from plusx.recipe import AdamW, Augment, Cosine, Ema, Plateau, Progress, Recipe, Sgd, Steps, find, preset, presets
 
 
 def test_every_preset_reads_under_its_own_name() -> None:
@@ -89,3 +89,52 @@ def test_the_schedule_warms_up_and_comes_down_to_zero() -> None:
     assert cosine.factor(Progress(10, 10)) == pytest.approx(0)
     assert Cosine(warmup_epochs=5.0).factor(Progress(0.5, 1)) == 1  # at most half of the run
     assert Cosine(warmup_epochs=0.0).factor(Progress(0, 3)) == 1
+
+
+def test_the_papers_steps_and_their_warm_up() -> None:
+    steps = Steps(warmup_factor=0.1)
+    factors = [steps.factor(Progress(epoch, 100)) for epoch in (1, 50, 50.1, 75, 75.1, 100)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert steps.factor(Progress(1, 100, warmed=False)) == 0.1
+    assert steps.factor(Progress(60, 100, warmed=False)) == pytest.approx(0.1)  # the warm-up never outlasts a division
+
+
+def test_a_plateau_divides_the_rate_when_the_error_has_stopped_falling() -> None:
+    plateau = Plateau(patience=2)
+    assert plateau.factor(Progress(3, 9, errors=[50, 40, 41])) == 1
+    assert plateau.factor(Progress(4, 9, errors=[50, 40, 41, 40])) == pytest.approx(0.1)
+    assert plateau.factor(Progress(6, 9, errors=[50, 40, 41, 40, 39, 39.5, 39.1])) == pytest.approx(0.01)
+
+
+def test_fields_are_changed_by_name() -> None:
+    recipe = preset("quick").set(["optimizer.lr=0.05", "epochs=3", "augment.flip=none", "ema.decay=0.9", "steps=7"])
+    assert (recipe.optimizer.lr, recipe.epochs, recipe.steps, recipe.augment.flip) == (0.05, 3, 7, "none")
+    assert recipe.ema == Ema(decay=0.9)
+    assert recipe.set(["ema=none", "steps=none"]).ema is None
+    assert recipe.set(['optimizer={kind="adamw"}']).optimizer == AdamW()
+    for wrong, words in (
+        ("epochs", "is not a field and its value"),
+        ("epoch=3", "did you mean 'epochs'"),
+        ("epochs.more=3", "epochs is a value and has no fields of its own"),
+        ("optimizer.lr=-1", "optimizer.lr"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            recipe.set([wrong])
+
+
+def test_larger_batches_want_larger_rates() -> None:
+    """arXiv 1706.02677 §2.1: in proportion."""
+    assert preset("quick").with_batch_size(512).optimizer.lr == pytest.approx(0.4)
+    assert Recipe(optimizer=AdamW(lr=1e-3)).with_batch_size(512).optimizer.lr == pytest.approx(2e-3)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_survive_a_file(name: str) -> None:
+    recipe = preset(name)
+    assert recipe.name == name
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+def test_one_way_to_crop_at_a_time() -> None:
+    with pytest.raises(RecipeError, match="crop_padding and resized_crop: one way to crop at a time"):
+        Augment(resized_crop=(0.5, 1.0))

@@ -170,7 +170,6 @@ class Learner:
             self.net(self.images(batch.images))
         for handle in handles:
             handle.remove()
-        self._undo()  # of the batch norms' statistics, once more
         grads = [n for n, p in self.net.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
         layers = [*(f"the weights {name}" for name in weights), *(f"layer {name}" for name in found)]
         return (*layers, *(f"the gradient of {name}" for name in reversed(grads)), "the loss")[0]

@@ -1,0 +1,164 @@
+"""How fast a training step is, against the same network trained as torchvision's and timm's scripts do on a CPU.
+
+Result: see below; the goals are ratios of 2.7 (ResNet-20) and 2.6 (ResNet-18, ResNet-50), and 0.75 of the matrix peak.
+
+RESULT
+
+The peer is torchvision's own model (ResNet-20, which it has not: plusx's), eager, float32, N C H W contiguous, torch's
+SGD with its defaults. Ours is `plusx.learner.Learner` with the recipe "quick": the step that `plusx train` takes, from
+uint8 images to updated weights, its checks for what is not finite included. Steps alternate; medians are compared. The
+matrix peak is the best of repeated 2,048-cubed products of bfloat16 matrices in the same run; a step's share of it
+counts three times the forward pass's multiply-adds (once forward, twice backward), and nothing else.
+
+    python benchmarks/train_step.py [--only resnet18] [--steps 7] [--compile] [--profile] [--json]
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import plusx
+from plusx.data.augment import Mixed
+from plusx.learner import Learner, Pixels
+from plusx.ranks import Ranks
+from plusx.recipe import Recipe, preset
+from plusx.speed import choose
+
+CASES = {"cifar_resnet20": (32, 128), "resnet18": (224, 16), "resnet50": (224, 16)}
+"""Input size in pixels, and images in a batch."""
+
+
+def torchvision_model(name: str) -> nn.Module:
+    """The peer's own network, fresh."""
+    for operator, arguments in (("nms", "(Tensor a, Tensor b, float c) -> Tensor"), ("qnms", "(Tensor a) -> Tensor")):
+        try:
+            torch.library.define(f"torchvision::{operator}", arguments)
+        except RuntimeError:
+            continue  # declared already
+    import torchvision
+
+    model: nn.Module = torchvision.models.get_model(name)
+    return model
+
+
+def peer_step(name: str, images: Tensor, labels: Tensor) -> Callable[[], object]:
+    net = plusx.build(name, seed=0) if name.startswith("cifar") else torchvision_model(name)
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    pixels = (images.float() / 255 - 0.45) / 0.225
+
+    def step() -> None:
+        loss = functional.cross_entropy(net(pixels), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def our_step(name: str, images: Tensor, labels: Tensor, recipe: Recipe) -> Callable[[], object]:
+    net, here = plusx.build(name, seed=0), Ranks(0, 1, torch.device("cpu"))
+    macs = plusx.cost(name, images.shape[-1]).macs * len(images)
+    pixels = Pixels((0.45,) * 3, (0.225,) * 3)
+    learner = Learner(net, recipe, pixels, here, choose(recipe, here.device, macs, 10_000))
+    return lambda: learner.step(Mixed(images, labels, None, 1.0), len(images), 0.1)
+
+
+def matrix_peak(dtype: torch.dtype, side: int = 2048, repeats: int = 12) -> float:
+    """Multiply-adds per second, the best of several products."""
+    one, two = (torch.randn(side, side).to(dtype) for _ in range(2))
+    return side**3 / min(timed(lambda: one @ two) for _ in range(repeats))
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure(name: str, size: int, batch: int, steps: int, recipe: Recipe) -> dict[str, Any]:
+    """Both steps, alternating; seconds."""
+    classes = plusx.design(name).head.classes
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, classes, (batch,), generator=generator)
+    theirs, ours = peer_step(name, images, labels), our_step(name, images, labels, recipe)
+    first = timed(ours)  # compiling, where it does
+    for warm in (theirs, ours, ours):
+        warm()
+    pairs = [(timed(theirs), timed(ours)) for _ in range(steps)]
+    peer_s, ours_s = (statistics.median(times) for times in zip(*pairs, strict=True))
+    peak, macs = matrix_peak(torch.bfloat16), 3 * plusx.cost(name, size).macs * batch
+    ratios = sorted(peer / our for peer, our in pairs)
+    return {
+        "network": name,
+        "input": size,
+        "batch": batch,
+        "peer_ms": 1000 * peer_s,
+        "ours_ms": 1000 * ours_s,
+        "first_ms": 1000 * first,
+        "ratio": peer_s / ours_s,
+        "ratio_least": ratios[0],
+        "ratio_most": ratios[-1],
+        "steps": steps,
+        "peak_gmacs_per_s": peak / 1e9,
+        "float32_peak_gmacs_per_s": matrix_peak(torch.float32) / 1e9,
+        "peak_ms": 1000 * macs / peak,
+        "share_of_peak": macs / peak / ours_s,
+    }
+
+
+def profiled(name: str, size: int, batch: int, recipe: Recipe) -> str:
+    """Where one of our steps goes, by operation."""
+    images, labels = torch.zeros(batch, 3, size, size, dtype=torch.uint8), torch.zeros(batch, dtype=torch.int64)
+    step = our_step(name, images, labels, recipe)
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    rows = sorted(profile.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in rows)
+    lines = [f"  {100 * row.self_cpu_time_total / total:5.1f} %  {row.count:4}×  {row.key}" for row in rows[:12]]
+    return f"{name}, one step by operation:\n" + "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Training steps against torchvision's.")
+    parser.add_argument("--only", choices=sorted(CASES))
+    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--shrink", type=int, default=1, help="divide batches by this")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    recipe = preset("quick").replace(compile="yes" if options.compile else "no")
+    names = [options.only] if options.only else list(CASES)
+    cases = [(name, CASES[name][0], CASES[name][1] // options.shrink) for name in names]
+    found = [measure(*case, options.steps, recipe) for case in cases]
+    about = {"torch": version("torch"), "threads": torch.get_num_threads(), "machine": platform.processor() or "cpu"}
+    if options.json:
+        print(json.dumps({"results": found, **about}))
+        return
+    for row in found:
+        print(
+            f"{row['network']}, batch {row['batch']} at {row['input']}: peer {row['peer_ms']:.0f} ms, "
+            f"plusx {row['ours_ms']:.0f} ms, ratio {row['ratio']:.2f} ({row['ratio_least']:.2f} to "
+            f"{row['ratio_most']:.2f}, n={row['steps']}); at the matrix peak {row['peak_ms']:.0f} ms, "
+            f"share {row['share_of_peak']:.2f}; peak bf16 {row['peak_gmacs_per_s']:.0f}, float32 "
+            f"{row['float32_peak_gmacs_per_s']:.0f} Gmac/s"
+        )
+    for case in cases if options.profile else []:
+        print(profiled(*case, recipe))
+
+
+if __name__ == "__main__":
+    main()
