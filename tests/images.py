@@ -51,3 +51,12 @@ def cifar_files(folder: Path, each: int = 10) -> Path:
         records = [bytes([i % 10]) + b"".join(bytes([i + plane]) * 1024 for plane in range(3)) for i in range(each)]
         (folder / f"{name}.bin").write_bytes(b"".join(records))
     return folder
+
+
+def cifar100_files(folder: Path, each: int = 200) -> Path:
+    """The two files of CIFAR-100's binary version: record i has the fine label i % 100 and planes of it, + 1, + 2."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("train", "test"):
+        rows = [bytes([i % 20, i % 100]) + b"".join(bytes([i % 100 + c]) * 1024 for c in range(3)) for i in range(each)]
+        (folder / f"{name}.bin").write_bytes(b"".join(rows))
+    return folder

@@ -68,6 +68,12 @@ def test_tables_are_whole_when_nothing_is_a_terminal() -> None:
         (("train", "--design", "resnet50"), "8"),
         (("evaluate", "no-run"), "no-run"),
         (("predict", "no-run", "image.png"), "no-run"),
+        (("predict", "no-run", "image.png", "--jsn"), "--jsn is not an option"),
+        (("evaluate", "no-run", "--tta", "flop"), "flop"),
+        (("report", "no-run"), "report on no-run: there is no such folder"),
+        (("explain", "no-run", "image.png", "-o", "out.png"), "no-run"),
+        (("explain", "no-run", "image.png"), "output"),
+        (("runs", "no-runs"), "runs no-runs: there is no such folder"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -84,10 +90,13 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], mes
     assert not list(tmp_path.iterdir())
 
 
+SCALING = {"devices", "bandwidth", "per_machine", "macs_per_second"}
+
+
 @pytest.mark.parametrize(
     ("name", "only_command", "only_function"),
     [
-        ("cost", {"designs", "explain", "json"}, {"design"}),  # several designs: costs(); --explain: explain()
+        ("cost", {"designs", "explain", "json", *SCALING}, {"design"}),  # also costs(), explain(), scale()
         ("compare", {"json"}, set()),
         ("show", {"json"}, set()),
         ("draw", {"output", "at"}, set()),  # the function returns the drawing; at is block=(1, 0)
@@ -95,6 +104,8 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], mes
         ("convert", {"json"}, set()),
         ("train", {"json"}, {"show"}),  # the command always shows its progress
         ("evaluate", {"json"}, set()),
+        ("report", {"json"}, set()),
+        ("explain", {"json"}, set()),
         ("predict", {"json", "from_"}, set()),  # --from: a list of images
     ],
 )

@@ -1,14 +1,16 @@
 """One image file of any mode comes out as a person sees it; anything wrong is one line that names the file."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from plusx.data.decode import decode, peek, resize_pixels
+from plusx.data.decode import Picture, decode, peek, resize, resize_pixels
 from plusx.errors import DataError
 from tests.images import noisy
 
@@ -86,6 +88,78 @@ def test_exif_turns_the_image(tmp_path: Path, mode: str) -> None:
     assert pixels[4:].min() == 255
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_exif_turns_jpeg_as_pillow_does(tmp_path: Path, orientation: int, mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.linspace(0, 255, 30 * 40 * 3).reshape(30, 40, 3).astype(np.uint8)).rotate(20)
+    path = save(tmp_path / "turned.jpg", image.convert(mode), exif=exif, quality=95)
+    theirs = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    for size in (30, 7):
+        ours = decode(path, size, 3).astype(int)
+        assert np.abs(ours - resize(theirs, size).astype(int)).max() <= 8
+    assert Picture(path.read_bytes(), "p", 3).height == theirs.height
+
+
+def photo(seed: int, size: tuple[int, int] = (200, 150)) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3)).astype(np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 60}, {"optimize": True}]
+)
+def test_jpeg_is_what_pillow_makes_of_it(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = save(tmp_path / "photo.jpg", photo(1), **options)
+    with Image.open(path) as image:
+        theirs = np.asarray(image.convert("RGB")).astype(int)
+    for channels, expected in ((3, theirs), (1, (theirs @ [0.299, 0.587, 0.114])[..., None])):
+        whole = Picture(path.read_bytes(), "p", channels).pixels(150).astype(int)
+        assert whole.shape == (150, 200, channels)
+        off = np.abs(whole - expected)
+        assert off.max() <= (3 if channels == 3 else 10)  # grey is the file's own, where RGB was clipped
+        assert off.mean() < 0.5
+    assert Picture(path.read_bytes(), "p", 3).pixels(37).shape == (38, 50, 3)
+    assert Picture(path.read_bytes(), "p", 3).pixels(38).shape == (75, 100, 3)
+
+
+def test_an_image_by_another_name_is_what_its_content_says(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", plain("RGB", ORANGE))
+    save(tmp_path / "b.jpg", plain("RGB", ORANGE))
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").rename(tmp_path / "b.png")
+    for name in ("a.jpg", "b.png"):
+        assert np.abs(decode(tmp_path / name, 5, 3).astype(int) - np.asarray(ORANGE)).max() <= 3
+
+
+def test_a_jpeg_with_something_behind_it_is_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", photo(2))
+    before = decode(path, 16, 3)
+    path.write_bytes(path.read_bytes() + b"junk" * 100)
+    assert np.array_equal(decode(path, 16, 3), before)
+
+
+def test_a_gigapixel_header_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        data = save(tmp_path / name, photo(3)).read_bytes()
+        if name == "a.jpg":
+            at = data.index(b"\xff\xc0") + 5
+            data = data[:at] + struct.pack(">HH", 40_000, 50_000) + data[at + 4 :]
+        else:
+            header = data[12:16] + struct.pack(">II", 50_000, 40_000) + data[24:29]
+            data = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+        (tmp_path / name).write_bytes(data)
+        wrong(tmp_path / name, "pixels")
+
+
+def test_a_jpeg_cut_anywhere_is_bad(tmp_path: Path) -> None:
+    data = save(tmp_path / "whole.jpg", photo(4)).read_bytes()
+    for length in (1, 3, 100, 300, len(data) // 2, len(data) * 3 // 4):
+        (tmp_path / "cut.jpg").write_bytes(data[:length])
+        wrong(tmp_path / "cut.jpg")
+
+
 def test_shorter_side_then_centre(tmp_path: Path) -> None:
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
@@ -106,8 +180,8 @@ def test_a_large_jpeg_decoded_at_a_fraction_is_the_same_picture(tmp_path: Path) 
 
 
 def test_peek(tmp_path: Path) -> None:
-    assert peek(save(tmp_path / "a.png", plain("L", 3))) == (7, True)
-    assert peek(save(tmp_path / "b.png", plain("RGB", ORANGE))) == (7, False)
+    assert peek(save(tmp_path / "a.png", plain("L", 3)), "a") == (7, True)
+    assert peek(save(tmp_path / "b.png", plain("RGB", ORANGE)).read_bytes(), "b") == (7, False)
 
 
 def wrong(path: Path, *words: str) -> None:

@@ -44,7 +44,7 @@ def test_the_numbers_of_an_evaluation_fit_together(digits_run: Run) -> None:
     data = json.loads(json.dumps(result.to_dict()))
     assert set(data) == {
         *("weights", "data", "split", "images", "accuracy_percent", "top5_percent", "loss", "classes", "confusion"),
-        *("tta", "ece_percent", "calibration"),
+        *("tta", "ece_percent", "calibration", "skipped"),
     }
     assert data["classes"][3].keys() == {"class", "images", "accuracy_percent"}
     assert "columns: the class named" in str(result)
@@ -188,3 +188,17 @@ def test_of_many_images_some_are_judged(digits_run: Run) -> None:
     judged = judge_run(digits_run.folder, at_most=100)
     assert len(judged.tally.labels) == 100
     assert "100 of 359 images" in judged.split
+
+
+def test_files_that_are_no_images_are_left_out_or_fatal(colours: tuple[Path, Run], tmp_path: Path) -> None:
+    other = colour_folders(tmp_path / "other", images=3, seed=50)
+    (other / "red" / "1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"red/1\.png"):
+        evaluate(colours[1].folder, other)
+    result = evaluate(colours[1].folder, other, on_bad_image="skip")
+    assert [c.images for c in result.classes] == [3, 3, 2]
+    assert result.accuracy_percent == 100
+    (line,) = result.skipped
+    assert "red/1.png" in line
+    with pytest.raises(InputError, match="did you mean 'skip'"):
+        evaluate(colours[1].folder, other, on_bad_image="skp")  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def test_two_processes_that_are_stopped_go_on_to_the_same_bits(tmp_path: Path) -
 def test_one_process_killed_all_stop_and_go_on_from_the_checkpoint(tmp_path: Path) -> None:
     options = (*files(tmp_path, RECIPE.replace(epochs=8)), "--checkpoint-minutes", "0.001")
     finish(torchrun(2, *options, "--out", tmp_path / "whole"))
-    process = torchrun(2, *options, "--out", tmp_path / "run", restarts=1)
+    process = torchrun(2, *options, "--out", tmp_path / "run", restarts=3)
     end = time.monotonic() + 60
     while not any((tmp_path / "run" / "checkpoints").glob("step-*")):
         assert time.monotonic() < end

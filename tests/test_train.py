@@ -26,7 +26,7 @@ from plusx.train import train
 from tests.images import cifar_files, colour_folders, fashion_files, noisy
 
 train_module = import_module("plusx.train")  # the module; `plusx.train` is the function
-FILES = ["checkpoints", "curves.svg", "design.toml", "metrics.jsonl", "model.safetensors", "recipe.toml"]
+FILES = ["checkpoints", "curves.svg", "design.toml", "metrics.jsonl", "model.safetensors", "recipe.toml", "report.html"]
 TINY = Recipe(name="tiny", epochs=1, batch_size=16)
 WIDE = Design(name="wide", stem=SmallStem(), stages=(Stage(depth=1, width=2**20, block=BuildingSpec()),))
 """More parameters than any machine's memory holds, to be refused before one is built."""
@@ -226,7 +226,7 @@ def test_progress_goes_to_standard_error(tmp_path: Path, capsys: pytest.CaptureF
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "12 images to train on and 3 held out (20 % of each class" in shown.err
-    assert [re.sub(r":.*", "", line) for line in shown.err.splitlines()[-2:]] == ["epoch 1/2", "epoch 2/2"]
+    assert [re.sub(r":.*", "", line) for line in shown.err.splitlines()[-3:]] == ["epoch 1/2", "epoch 2/2", "Report"]
     quick(data, tmp_path / "b")
     assert capsys.readouterr().err == ""
 
@@ -314,7 +314,7 @@ def test_ctrl_c_later_leaves_the_last_whole_epoch(
     monkeypatch.setattr(train_module, "judge", interrupt_at(3))
     with pytest.raises(KeyboardInterrupt):
         quick(data, tmp_path / "run", epochs=4, show=True)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES[:-1]  # no report yet
     assert read_weights(tmp_path / "run").classes == ("blue", "green", "red")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
     last = capsys.readouterr().err.splitlines()[-1]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from plusx.blocks import Bottleneck as Bottleneck
     from plusx.blocks import BuildingBlock as BuildingBlock
     from plusx.blocks import ConvBlock as ConvBlock
+    from plusx.catalogue import compare_runs as compare_runs
+    from plusx.catalogue import list_runs as list_runs
     from plusx.checkpoint import Weights as Weights
     from plusx.compare import compare as compare
     from plusx.cost import Cost as Cost
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from plusx.draw import draw as draw
     from plusx.errors import PlusxError as PlusxError
     from plusx.evaluate import evaluate as evaluate
+    from plusx.explain import explain as explain
     from plusx.families import design as design
     from plusx.families import names as list  # noqa: F401
     from plusx.network import Network as Network
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from plusx.predict import predict as predict
     from plusx.recipe import Recipe as Recipe
     from plusx.report import report as report
+    from plusx.scale import scale as scale
     from plusx.show import show as show
     from plusx.train import train as train
 
@@ -61,16 +65,20 @@ _HOMES = {
     "Weights": "checkpoint",
     "build": "network",
     "compare": "compare",
+    "compare_runs": "catalogue",
     "convert": "dialects",
     "cost": "cost",
     "design": "families",
     "draw": "draw",
     "evaluate": "evaluate",
+    "explain": "explain",
     "identify": "dialects",
     "list": "families:names",
+    "list_runs": "catalogue",
     "load": "dialects",
     "predict": "predict",
     "report": "report",
+    "scale": "scale",
     "show": "show",
     "train": "train",
 }

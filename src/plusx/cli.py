@@ -143,6 +143,10 @@ def cost(
     batch: int = 1,
     detail: Detail = "stage",
     explain: bool = False,
+    devices: int | None = None,
+    bandwidth: str | None = None,
+    per_machine: int | None = None,
+    macs_per_second: float | None = None,
     json: Json = False,
 ) -> None:
     """Say what networks cost: params, macs, activations, memory, receptive field.
@@ -159,6 +163,14 @@ def cost(
         Rows of the table: a stage, a block or a layer each.
     explain
         Reconcile the numbers people argue about, for one network.
+    devices
+        Model training on so many devices, --batch images on each (32 unless given), for one network.
+    bandwidth
+        Between two machines, in bits per second: 100Gb.
+    per_machine
+        Devices in a machine.
+    macs_per_second
+        Multiply-adds that one device sustains in training; a V100's by default.
     """
     from plusx import cost as the_cost
     from plusx.conventions import explain as the_explanation
@@ -167,7 +179,17 @@ def cost(
     if not designs:
         raise InputError("cost: name at least one network (plusx list shows the published ones)")
     found, size = [_design(name) for name in designs], _size(input)
-    if explain:
+    scaling = {"bandwidth": bandwidth, "per_machine": per_machine, "macs_per_second": macs_per_second}
+    given = {name: value for name, value in scaling.items() if value is not None}
+    if devices is None and given:
+        raise InputError(f"cost: --{next(iter(given)).replace('_', '-')} is of no use without --devices")
+    if devices is not None:
+        from plusx.scale import scale
+
+        if len(found) > 1 or explain:
+            raise InputError("cost: --devices takes one network, and nothing to explain")
+        _show(scale(found[0], size, devices=devices, batch=32 if batch == 1 else batch, **given), json)  # type: ignore[arg-type]
+    elif explain:
         if len(found) > 1:
             raise InputError(f"cost: --explain takes one network, found {len(found)}")
         _show(the_explanation(found[0], size), json)
@@ -399,6 +421,7 @@ def evaluate(
     data: str | None = None,
     *,
     tta: Literal["none", "flip", "ten-crop"] = "none",
+    on_bad_image: Literal["fail", "skip"] = "fail",
     device: str | None = None,
     json: Json = False,
 ) -> None:
@@ -412,12 +435,16 @@ def evaluate(
         As in train; by default what the run held out, or test/ where it held out val/.
     tta
         Average over views of each image: it and its mirror image, or five crops and theirs.
+    on_bad_image
+        What is no image ends the command, or is named on standard error and left out.
     device
         cpu, cuda, …; by default cuda where there is one.
     """
     from plusx import evaluate as the_evaluation
 
-    _show(the_evaluation(run, data, tta=tta, device=device), json)
+    found = the_evaluation(run, data, tta=tta, on_bad_image=on_bad_image, device=device)
+    _say_skipped(found.skipped, found.images)
+    _show(found, json)
 
 
 @app.command
@@ -453,10 +480,7 @@ def predict(
 
     chosen = (*images, *(() if from_ is None else read_list(from_)))
     found = the_prediction(run, chosen, top=top, on_bad_image=on_bad_image, device=device)
-    for bad in found.skipped:
-        _say(f"skipped: {bad.reason}")
-    if found.skipped:
-        _say(f"{len(found.skipped):,} of {len(found.skipped) + len(found.images):,} images skipped")
+    _say_skipped([bad.reason for bad in found.skipped], len(found.images))
     _show(found, json)
 
 
@@ -474,6 +498,53 @@ def report(run: Path, *, device: str | None = None, json: Json = False) -> None:
     from plusx import report as the_report
 
     _show(the_report(run, device=device), json)
+
+
+@app.command
+def explain(
+    run: Path,
+    image: Images,
+    *,
+    output: Annotated[str, Parameter(name=("--output", "-o"))],
+    method: Literal["gradcam", "ig"] = "gradcam",
+    class_name: Annotated[str | None, Parameter(name="--class")] = None,
+    device: str | None = None,
+    json: Json = False,
+) -> None:
+    """Write a picture of what speaks for a class: the image beside itself with the parts that mattered laid over it.
+
+    Parameters
+    ----------
+    run
+        A run folder or a weights file.
+    image
+        An image file, or - for its bytes on standard input.
+    output
+        The .png file to write; an explanation that is there is replaced, nothing else is.
+    method
+        Grad-CAM, which tells where, or integrated gradients, which tell which pixels.
+    class_name
+        The class to explain; by default the one that the network names.
+    device
+        cpu, cuda, …; by default cuda where there is one.
+    """
+    from plusx import explain as the_explanation
+
+    _show(the_explanation(run, image, output=output, method=method, class_name=class_name, device=device), json)
+
+
+@app.command
+def runs(*folders: Path, json: Json = False) -> None:
+    """List the runs in a folder, or set several runs side by side with the fields of recipe and design that differ.
+
+    Parameters
+    ----------
+    folders
+        One folder to look in, by default runs; or two or more runs to compare.
+    """
+    from plusx import compare_runs, list_runs
+
+    _show(compare_runs(folders) if len(folders) > 1 else list_runs(*folders), json)
 
 
 def _design(name: str) -> "Design":
@@ -525,6 +596,13 @@ def _print_json(data: dict[str, Any]) -> None:
 def _fail(message: str, code: int) -> int:
     _say(message)
     return code
+
+
+def _say_skipped(reasons: Sequence[str], left: int) -> None:
+    for reason in reasons:
+        _say(f"skipped: {reason}")
+    if reasons:
+        _say(f"{len(reasons):,} of {len(reasons) + left:,} images skipped")
 
 
 def _say(message: str) -> None:

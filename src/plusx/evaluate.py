@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from plusx import reports, runs
 from plusx.checkpoint import Weights
 from plusx.data import Images, Loader, open_data
 from plusx.errors import DataError, did_you_mean
-from plusx.inference import TTA, Model, check_tta, loaded_size, open_model
+from plusx.inference import TTA, Model, OnBadImage, check_on_bad_image, check_tta, loaded_size, open_model
 from plusx.inference import given_path as given_path
 from plusx.inference import judge as judge
 from plusx.metrics import Calibration, Tally, calibration, confusion, topk_percent
@@ -45,6 +45,7 @@ class Evaluation(Report):
     top5_percent: None for five classes or fewer.
     loss: the mean negative log-likelihood (NLL) in nats.
     confusion: [true class][named class] → images, in the order of `classes`.
+    skipped: a line for each file that is no image and was left out.
     """
 
     weights: str
@@ -58,6 +59,7 @@ class Evaluation(Report):
     calibration: Calibration
     classes: tuple[ClassResult, ...]
     confusion: tuple[tuple[int, ...], ...]
+    skipped: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; see the fields."""
@@ -76,6 +78,7 @@ class Evaluation(Report):
                 {"class": c.name, "images": c.images, "accuracy_percent": c.accuracy_percent} for c in self.classes
             ],
             "confusion": [list(row) for row in self.confusion],
+            "skipped": list(self.skipped),
         }
 
     def __rich__(self) -> "RenderableType":
@@ -119,13 +122,17 @@ class Evaluation(Report):
 
 
 class Judged(NamedTuple):
-    """A network's answers to the images it was judged by: which those are, and what it made of each."""
+    """A network's answers to the images it was judged by: which those are, and what it made of each.
+
+    chosen: which images of the loader they are, in the order of the tally.
+    """
 
     model: Model
     spec: str
     split: str
     tta: TTA
     loader: Loader
+    chosen: Tensor
     tally: Tally
 
 
@@ -134,6 +141,7 @@ def evaluate(
     data: str | Path | None = None,
     *,
     tta: TTA = "none",
+    on_bad_image: OnBadImage = "fail",
     device: str | torch.device | None = None,
 ) -> Evaluation:
     """Top-1 and top-5 accuracy, per class, the confusion of classes, and how far the probabilities can be believed.
@@ -143,9 +151,10 @@ def evaluate(
     images that the run held out; of other data its test part, its val part, or all of it, the first that there is;
     `split` says which. Classes are matched by name; a class that the network does not know raises DataError.
     tta: look at each image once ("none"), at its mirror image too ("flip"), or ten times ("ten-crop"), and average the
-    probabilities. The network runs in float32 on any device. Raises WeightsError, DataError, InputError.
+    probabilities. on_bad_image: "skip" leaves out, and names in `skipped`, files that are no images; "fail" stops at
+    the first. The network runs in float32 on any device. Raises WeightsError, DataError, InputError.
     """
-    return summary(judge_run(run, data, tta=tta, device=device))
+    return summary(judge_run(run, data, tta=tta, on_bad_image=on_bad_image, device=device))
 
 
 def judge_run(
@@ -153,20 +162,24 @@ def judge_run(
     data: str | Path | None = None,
     *,
     tta: TTA = "none",
+    on_bad_image: OnBadImage = "fail",
     device: str | torch.device | None = None,
     at_most: int | None = None,
 ) -> Judged:
     """What `evaluate` sums up. at_most: of more images than these, that many, evenly spaced."""
     check_tta(tta)
+    check_on_bad_image(on_bad_image)
     model = open_model(run, device)
     spec, images, split, names = _images_to_judge(model.folder, data)
     images = images.relabel(_labels_by_name(model.classes, spec, names))
-    if at_most is not None and len(images) > at_most:
-        split = f"{split}; {at_most:,} of {len(images):,} images, evenly spaced"
-        images = images.take(np.linspace(0, len(images) - 1, at_most).round().astype(int).tolist())
-    loader = Loader(images, loaded_size(model.size, tta), model.channels)
-    tally = judge(model.net, loader, model.weights.mean, model.weights.std, tta=tta, crop=model.size)
-    return Judged(model, spec, split, tta, loader, tally)
+    loader = Loader(images, loaded_size(model.size, tta), model.channels, on_bad_image=on_bad_image)
+    chosen = torch.arange(len(loader))
+    if at_most is not None and len(loader) > at_most:  # of the loader, which may be decoded already, not of the images
+        split = f"{split}; {at_most:,} of {len(loader):,} images, evenly spaced"
+        chosen = torch.linspace(0, len(loader) - 1, at_most, dtype=torch.double).round().long()
+    mean, std = model.weights.mean, model.weights.std
+    tally = judge(model.net, loader, mean, std, tta=tta, crop=model.size, chosen=chosen)
+    return Judged(model, spec, split, tta, loader, chosen, tally)
 
 
 def summary(judged: Judged) -> Evaluation:
@@ -187,6 +200,7 @@ def summary(judged: Judged) -> Evaluation:
             _class_result(name, row, index) for index, (name, row) in enumerate(zip(names, table, strict=True))
         ),
         confusion=tuple(map(tuple, table)),
+        skipped=judged.loader.skipped,
     )
 
 

@@ -48,6 +48,11 @@ def wide(inner: str, kind: str = "") -> str:
     return f'<div class="{f"wide {kind}".strip()}">{inner}</div>'
 
 
+def halves(*parts: str) -> str:
+    """Side by side where there is room, else one below the other."""
+    return f'<div class="halves">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
+
+
 def tiles(facts: Iterable[tuple[str, str]]) -> str:
     """The numbers that matter, large: (number, what it is)."""
     return (

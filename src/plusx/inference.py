@@ -30,6 +30,9 @@ flip: it and its mirror image.
 ten-crop: four corners and the centre of a slightly larger image, and their mirror images (arXiv 1512.03385 §3.4).
 """
 
+OnBadImage = Literal["fail", "skip"]
+"""What a file that is no image does: it ends the work, or is named and left out."""
+
 BATCH = 250
 """Images per forward pass, at most. Not an option: it changes no result, only the memory taken."""
 
@@ -99,6 +102,14 @@ def check_tta(tta: str) -> None:
         raise InputError(f"tta {tta!r} is not one of {', '.join(known)}{did_you_mean(str(tta), known)}")
 
 
+def check_on_bad_image(on_bad_image: str) -> None:
+    """Raise InputError for what is no `OnBadImage`."""
+    known = get_args(OnBadImage)
+    if on_bad_image not in known:
+        meant = did_you_mean(str(on_bad_image), known)
+        raise InputError(f"on_bad_image {on_bad_image!r} is not one of {', '.join(known)}{meant}")
+
+
 def loaded_size(size: int, tta: TTA) -> int:
     """At how many pixels a Loader must give images for a network that takes `size`."""
     return max(size + 1, round(_LARGER * size)) if tta == "ten-crop" else size
@@ -112,8 +123,9 @@ def judge(
     *,
     tta: TTA = "none",
     crop: int | None = None,
+    chosen: Tensor | None = None,
 ) -> Tally:
-    """Run every image of `loader` through `net` in eval mode (its mode is restored), in float32.
+    """Run every image of `loader`, or those `chosen`, through `net` in eval mode (its mode is restored), in float32.
 
     With `tta` the probabilities of an image's views are averaged, and the Tally's logits are their logarithms. crop: of
     ten-crop, the pixels the network takes; the loader's images are then of `loaded_size(crop, tta)` pixels.
@@ -122,11 +134,15 @@ def judge(
     training = net.training
     net.eval()
     try:
-        parts = torch.split(torch.arange(len(loader)), at_once(net.design, size))
-        found = [_judged(net, loader[part][0], mean, std, tta, size) for part in parts]
+        which = torch.arange(len(loader)) if chosen is None else chosen
+        found, labels = [], []
+        for part in torch.split(which, at_once(net.design, size)):
+            images, true = loader[part]
+            found.append(_judged(net, images, mean, std, tta, size))
+            labels.append(true.cpu())
     finally:
         net.train(training)
-    return Tally(torch.cat(found), loader.labels.cpu())
+    return Tally(torch.cat(found), torch.cat(labels))
 
 
 def logits(net: Network, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -66,7 +66,8 @@ class Learner:
         self.optimizer = make_optimizer(self.net, recipe, fused=ranks.device.type in ("cpu", "cuda"))
         self._forward: Any = speed.compiled(self.net)
         if ranks.world > 1:
-            self._forward = DistributedDataParallel(self._forward, device_ids=_ids(ranks.device))
+            with ranks.together():
+                self._forward = DistributedDataParallel(self._forward, device_ids=_ids(ranks.device))
         self._statistics = [buffer for buffer in self.net.buffers() if buffer.is_floating_point()]
         self._counters = [buffer for buffer in self.net.buffers() if not buffer.is_floating_point()]
         self._before = [buffer.clone() for buffer in (*self._statistics, *self._counters)]
@@ -82,7 +83,8 @@ class Learner:
         self.net.train()
         self.optimizer.zero_grad()
         self._remember()
-        loss, right = self._backward(batch, whole)
+        with self.ranks.together():
+            loss, right = self._backward(batch, whole)
         norm = self._gradient_norm()
         flags = [loss, float(right), float(not self._finite(loss, norm)), float(stop)]
         loss, right_, bad, stops = self.ranks.add(torch.tensor(flags, dtype=torch.float64)).tolist()

@@ -10,21 +10,19 @@ b"…"                 the same, from Python
 import glob
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+import torch
 from torch import Tensor
 
-from plusx.data import load_files
+from plusx.data import decode, load_files
 from plusx.data.decode import SUFFIXES
 from plusx.errors import DataError, InputError
-from plusx.inference import given_path
+from plusx.inference import OnBadImage, given_path
 
 Given = str | Path | bytes
-OnBadImage = Literal["fail", "skip"]
 
 STANDARD_INPUT = "-"
 
@@ -81,13 +79,9 @@ def decode_picture(picture: Picture, size: int, channels: int) -> Tensor:
     """uint8 1 `channels` `size` `size`. Raises DataError, naming the picture, for what is no image."""
     if picture.content is None:
         return load_files([Path(picture.name)], size, channels)
-    with tempfile.TemporaryDirectory(prefix="plusx-") as folder:
-        file = Path(folder) / "image"
-        file.write_bytes(picture.content)
-        try:
-            return load_files([file], size, channels)
-        except DataError as problem:
-            raise DataError(str(problem).replace(str(file), "standard input")) from None
+    with decode.quiet():
+        pixels = decode.Picture(picture.content, "standard input", channels).fit(size)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
 
 
 def read_pictures(

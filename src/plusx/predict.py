@@ -4,16 +4,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from plusx import reports
 from plusx.checkpoint import Weights
-from plusx.errors import DataError, InputError, did_you_mean
-from plusx.inference import Model, at_once, open_model
-from plusx.pictures import Given, OnBadImage, Picture, Skipped, find_pictures, read_pictures
+from plusx.errors import DataError, InputError
+from plusx.inference import Model, OnBadImage, at_once, check_on_bad_image, open_model
+from plusx.pictures import Given, Picture, Skipped, find_pictures, read_pictures
 from plusx.reports import Report
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ def predict(
     pictures = find_pictures(images, "predict")
     if type(top) is not int or top < 1:
         raise InputError(f"predict: top {top!r} is not a whole number of at least 1")
-    if on_bad_image not in (known := get_args(OnBadImage)):
-        meant = did_you_mean(str(on_bad_image), known)
-        raise InputError(f"predict: on_bad_image {on_bad_image!r} is not one of {', '.join(known)}{meant}")
+    check_on_bad_image(on_bad_image)
     skipped: list[Skipped] = []
     found = tuple(_predictions(model, read_pictures(pictures, model.size, model.channels, on_bad_image, skipped), top))
     if not found:

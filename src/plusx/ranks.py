@@ -5,7 +5,8 @@ rank 0 of 1. All of them see the same data and draw the same random numbers, so 
 """
 
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from plusx.errors import InputError, WorkError
+from plusx.errors import InputError, PlusxError, WorkError
 from plusx.network import choose_device
 
 TIMEOUT_S = 60
@@ -44,22 +45,40 @@ class Ranks:
         """The sum over all processes, element by element."""
         if self.world > 1:
             on_device = values.to(self.device)
-            _together(lambda: dist.all_reduce(on_device))
+            with self.together():
+                dist.all_reduce(on_device)
             return on_device.to(values.device)
         return values
 
-    def gather(self, values: Tensor, count: int) -> Tensor:
-        """Every process's `share` of `count` rows, in order."""
+    def gather(self, values: Tensor) -> Tensor:
+        """Every process's rows, those of the first one first."""
         if self.world == 1:
             return values
-        whole = torch.zeros((count, *values.shape[1:]), dtype=values.dtype)
-        whole[self.share(count)] = values.cpu()
+        counts = torch.zeros(self.world, dtype=torch.int64)
+        counts[self.rank] = len(values)
+        counts = self.add(counts)
+        start = int(counts[: self.rank].sum())
+        whole = torch.zeros((int(counts.sum()), *values.shape[1:]), dtype=values.dtype)
+        whole[start : start + len(values)] = values.cpu()
         return self.add(whole)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what needs the other processes: one that died or hangs raises WorkError."""
+        try:
+            yield
+        except RuntimeError as problem:
+            if self.world == 1 or isinstance(problem, PlusxError):
+                raise
+            reason = str(problem).splitlines()[0][:200]
+            raise WorkError(f"the {self.world} processes cannot go on together: {reason}") from None
 
     def spread(self, tensors: list[Tensor]) -> None:
         """Give every process the first one's values, in place."""
         if self.world > 1:
-            _together(lambda: [dist.broadcast(tensor, 0) for tensor in tensors])
+            with self.together():
+                for tensor in tensors:
+                    dist.broadcast(tensor, 0)
 
     def agree(self, number: int) -> int:
         """The first process's number."""
@@ -88,15 +107,12 @@ def ranks(device: str | torch.device | None) -> Iterator[Ranks]:
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
     backend = "nccl" if where.type == "cuda" else "gloo"
-    _together(lambda: dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S)))
+    with Ranks(rank, world, where).together():
+        dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
     try:
-        yield Ranks(rank, world, where)
+        with warnings.catch_warnings():
+            # of a convolution over one channel, whose two memory formats are one and the same
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            yield Ranks(rank, world, where)
     finally:
         dist.destroy_process_group()
-
-
-def _together(call: Callable[[], object]) -> None:
-    try:
-        call()
-    except RuntimeError as problem:  # a peer that died or hangs
-        raise WorkError(f"another process of this training is gone: {str(problem).splitlines()[0][:200]}") from None

@@ -124,7 +124,7 @@ def _run_folder(run: str | Path) -> Path:
 def _gather(folder: Path, device: str | torch.device | None, at_most: int | None) -> _Facts:
     weights, judged, unjudged = read_weights(folder), None, ""
     try:
-        judged = judge_run(folder, device=device, at_most=at_most)
+        judged = judge_run(folder, on_bad_image="skip", device=device, at_most=at_most)
     except (DataError, WeightsError) as problem:
         unjudged = str(problem)
     place = "cpu" if judged is None else next(judged.model.net.parameters()).device
@@ -169,7 +169,10 @@ def _tiles(facts: _Facts) -> Iterator[tuple[str, str]]:
 def _sections(facts: _Facts) -> Iterator[Section]:
     if panels := run_panels(facts.epochs):
         pictures = "".join(html.inline(curves_svg((panel,))) for panel in panels)
-        yield Section("Curves", f'<div class="curves paper-picture">{pictures}</div>')
+        words = (
+            "Training losses are as trained: smoothed labels and changed images, where the recipe has them, raise them."
+        )
+        yield Section("Curves", html.note(words) + f'<div class="curves paper-picture">{pictures}</div>')
     if facts.judged is None or facts.evaluation is None:
         yield Section("Evaluation", html.note(f"The images could not be judged: {facts.unjudged}"))
     else:
@@ -245,10 +248,8 @@ def _circumstances(facts: _Facts) -> Iterator[tuple[str, str]]:
         yield from ((str(name), str(value)) for name, value in recorded.items())
         return
     yield "trained with", ", ".join(f"{name} {version}" for name, version in facts.weights.versions.items())
-    here = environment.describe(facts.device).items()
-    yield from (
-        (f"{name}, of this report" if name in ("plusx", "torch", "device") else name, value) for name, value in here
-    )
+    for name, value in environment.describe(facts.device).items():
+        yield f"{name} (of this report)", value
 
 
 def duration(seconds: float) -> str:

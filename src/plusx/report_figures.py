@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from plusx.data.decode import Pixels
 from plusx.evaluate import Evaluation, Judged
-from plusx.html import png, table, text, wide
+from plusx.html import halves, png, table, text, wide
 from plusx.metrics import Bin, Calibration, most_confused
 
 LARGEST_TABLE = 24
@@ -26,8 +26,9 @@ _RIGHT, _WRONG = (31, 111, 180), (200, 86, 26)
 
 def confusion_figure(result: Evaluation) -> str:
     """The confusion of classes as a heat map, and the pairs that are mistaken most often."""
-    few = len(result.classes) <= LARGEST_TABLE
-    return (_heat_table(result) if few else _heat_map(result) + _worst_classes(result)) + _pairs(result)
+    if len(result.classes) <= LARGEST_TABLE:
+        return halves(_heat_table(result), _pairs(result))
+    return halves(_heat_map(result), _worst_classes(result) + "<p></p>" + _pairs(result))
 
 
 class _Plot(NamedTuple):
@@ -60,7 +61,25 @@ def reliability_figure(found: Calibration) -> str:
             parts.append(_bars(bin, plot.left + index * width + 1, width - 2, plot, plot.strip * bin.images / most))
     parts.append(f'<path class="ideal" d="M{plot.x(0)} {plot.y(0)}L{plot.x(100)} {plot.y(100)}"/>')
     size = f'viewBox="0 0 {plot.x(100) + 16} {plot.base + plot.strip + 40}" role="img" aria-label="reliability diagram"'
-    return f'<svg class="reliability" {size}>{"".join(parts)}</svg>'
+    return halves(f'<svg class="reliability" {size}>{"".join(parts)}</svg>', _reliability_table(found))
+
+
+def _reliability_table(found: Calibration) -> str:
+    rows = [
+        (
+            f"{bin.above_percent:.0f}–{bin.up_to_percent:.0f}",
+            f"{bin.images:,}",
+            _percent(bin.confidence_percent),
+            _percent(bin.accuracy_percent),
+        )
+        for bin in found.bins
+        if bin.images
+    ]
+    return table(("given, %", "images", "given, mean", "right"), rows)
+
+
+def _percent(value: float | None) -> str:
+    return "·" if value is None else f"{value:.1f} %"
 
 
 def _axes(plot: _Plot) -> str:
@@ -81,14 +100,14 @@ def mistakes_figure(judged: Judged, at_most: int = MISTAKES) -> str:
     named = tally.logits.argmax(1)
     losses = functional.cross_entropy(tally.logits, tally.labels, reduction="none").where(named != tally.labels, -1.0)
     worst = losses.argsort(descending=True)[: min(at_most, int((named != tally.labels).sum()))]
-    images, _ = judged.loader[worst]
+    images, _ = judged.loader[judged.chosen[worst]]
     figures = []
     for index, pixels in zip(worst.tolist(), images.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
         true, guess = int(tally.labels[index]), int(named[index])
         shares = [100 * float(probabilities[index, which]) for which in (guess, true)]
         said = f'<span class="named">{text(names[guess])}</span> {shares[0]:.1f} %'
         truth = f'is <span class="true">{text(names[true])}</span> {_small(shares[1])}'
-        file = f'<span class="file">{text(judged.loader.images.keys[index])}</span>'
+        file = f'<span class="file">{text(judged.loader.images.keys[judged.chosen[index]])}</span>'
         figures.append(f"<figure>{_image(pixels)}<figcaption>{said}<br>{truth}<br>{file}</figcaption></figure>")
     return f'<div class="gallery">{"".join(figures)}</div>'
 
@@ -112,8 +131,9 @@ def _bars(bin: Bin, x: float, width: float, plot: "_Plot", high: float) -> str:
     low, up = sorted((bin.accuracy_percent, bin.confidence_percent))
     return (
         f"<g><title>{words}</title>"
-        f"{_bar('bar', x, width, plot.y(bin.accuracy_percent), plot.y(0))}"
+        f"{_bar('bar', x, width, plot.y(low), plot.y(0))}"
         f"{_bar('gap', x, width, plot.y(up), plot.y(low))}"
+        f'<path class="level" d="M{x:.1f} {plot.y(bin.accuracy_percent):.1f}h{width:.1f}"/>'
         f"{_bar('many', x, width, plot.base, plot.base + high)}</g>"
     )
 
@@ -160,18 +180,18 @@ def _worst_classes(result: Evaluation) -> str:
     known = [(c.accuracy_percent, c) for c in result.classes if c.accuracy_percent is not None]
     worst = sorted(known, key=lambda pair: pair[0])[:_WORST_CLASSES]
     rows = [(c.name, f"{c.images:,}", f"{percent:.1f} %") for percent, c in worst]
-    return "<p></p>" + table(("recognised least", "images", "right"), rows)
+    return table(("recognised least", "images", "right"), rows)
 
 
 def _pairs(result: Evaluation) -> str:
     pairs = most_confused(result.confusion, _CONFUSED_PAIRS)
     if not pairs:
-        return "<p></p><p>No image is taken for another class.</p>"
+        return "<p>No image is taken for another class.</p>"
     rows = [
         (result.classes[true].name, result.classes[named].name, f"{count:,} of {result.classes[true].images:,}")
         for true, named, count in pairs
     ]
-    return "<p></p>" + table(("class", "taken for", "images"), rows, words=2)
+    return table(("class", "taken for", "images"), rows, words=2)
 
 
 def _small(percent: float) -> str:

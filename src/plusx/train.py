@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from plusx import runs
+from plusx import environment, runs
 from plusx.checkpoint import WEIGHTS_FILE, Weights, write_text, write_weights
 from plusx.data import Images, Loader, open_data
 from plusx.data.augment import Augmenter
@@ -41,6 +42,7 @@ from plusx.plan import Plan, describe, make_plan, origin, usual_recipe
 from plusx.ranks import Ranks, ranks
 from plusx.recipe import Progress, Recipe
 from plusx.records import Clock, Epoch, Run, after, close_epoch, draw_curves, epoch_text, next_epoch, step_text
+from plusx.report import write_report
 from plusx.resume import newest_state, old_plan, refuse_beside_resume, resumed_folder
 from plusx.state import Checkpoints, Position
 
@@ -126,13 +128,17 @@ class _Job:
     on_bad_image: Literal["skip", "fail"]
     checkpoint_s: float
 
-    def loader(self, images: Images, advance: Callable[[int], None]) -> Loader:
+    def loader(self, images: Images, advance: Callable[[int], None], crop: tuple[float, float] | None = None) -> Loader:
         """Images of the plan's size and channels."""
         return Loader(
             images,
             self.plan.size,
             self.plan.design.stem.in_channels,
             advance=advance,
+            crop=crop,
+            workers=self.workers,
+            on_bad_image=self.on_bad_image,
+            say=self.display.line,
         )
 
 
@@ -141,11 +147,14 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
     plan, here, display = job.plan, job.ranks, job.display
     mine = plan.held_out.take(range(*here.share(len(plan.held_out)).indices(len(plan.held_out))))
     with display.bar("decoding", len(plan.images) + len(mine)) as advance:
-        train_set, test_set = job.loader(plan.images, advance), job.loader(mine, advance)
+        train_set = job.loader(plan.images, advance, plan.recipe.augment.resized_crop)
+        test_set = job.loader(mine, advance)
+    train_set.move(here.device)
     pixels = Pixels(*train_set.statistics())
     learner = Learner(net, plan.recipe, pixels, here, plan.speed)
     history: list[Epoch] = []
     with ExitStack() as stack:
+        stack.callback(train_set.close)
         stack.enter_context(_threads(plan.price.macs * plan.recipe.batch_size // here.world))
         stack.enter_context(torch.random.fork_rng([here.device] if here.device.type == "cuda" else []))
         folder = _folder(stack, job, resumed, out)
@@ -156,7 +165,7 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
         position = saved.position if saved is not None else Position()
         checkpoints = stack.enter_context(Checkpoints(folder)) if here.first else None
         if here.first:
-            _start_folder(folder, plan, history)
+            _start_folder(folder, plan, history, here.device)
         asked = stack.enter_context(listening())
         advance = stack.enter_context(display.bar("", plan.steps))
         advance(position.step)
@@ -166,6 +175,8 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
             if here.first:
                 _keep(folder, plan, learner, history)
             display.epoch_line(epoch_text(epoch, plan.epochs))
+    if here.first:
+        display.line(write_report(folder))
     return Run(
         folder=folder,
         data=plan.dataset.spec,
@@ -198,7 +209,8 @@ def _fit(
     Raises WorkError, naming step and layer, when steps stay not finite; KeyboardInterrupt, its state saved, when asked.
     """
     plan, recipe, here = job.plan, job.plan.recipe, job.ranks
-    augment = Augmenter(recipe.augment, plan.design.stem.in_channels)
+    changes = recipe.augment.replace(resized_crop=None) if train_set.crops else recipe.augment
+    augment = Augmenter(changes, plan.design.stem.in_channels)
     saved_at = time.monotonic()
     while at.step < plan.steps:
         order = torch.randperm(len(train_set), generator=chance(recipe.seed, at.epoch, "order"))
@@ -206,7 +218,7 @@ def _fit(
         shares = [here.share(len(batch)) for batch in whole]
         mine = [batch[share] for batch, share in zip(whole, shares, strict=True)]
         clock = Clock()
-        stream = clock.waiting(train_set[part] for part in mine)
+        stream = clock.waiting(train_set.batches(mine, epoch=at.epoch, seed=recipe.seed))
         for (images, labels), batch, share, indices in zip(stream, whole, shares, mine, strict=True):
             progress = Progress(
                 at.epoch + (at.in_epoch + 1) / plan.steps_each,
@@ -253,8 +265,7 @@ def _held_out(learner: Learner, test_set: Loader, job: _Job) -> Tally:
     here, pixels = job.ranks, learner.pixels
     here.spread(list(learner.kept.buffers()))  # batch norms' statistics are each process's own until here
     tally = judge(learner.kept, test_set, pixels.mean, pixels.std)
-    count = len(job.plan.held_out) if here.world > 1 else len(test_set)
-    return Tally(here.gather(tally.logits, count), here.gather(tally.labels, count))
+    return Tally(here.gather(tally.logits), here.gather(tally.labels))
 
 
 def _size(plan: Plan, progress: Progress) -> int:
@@ -326,7 +337,7 @@ def _folder(stack: ExitStack, job: _Job, resumed: Path | None, out: Path | None)
     return stack.enter_context(runs.new_run(out, f"{job.plan.dataset.name}-{job.plan.design.name or 'net'}"))
 
 
-def _start_folder(folder: Path, plan: Plan, history: Sequence[Epoch]) -> None:
+def _start_folder(folder: Path, plan: Plan, history: Sequence[Epoch], device: torch.device) -> None:
     write_text(folder / runs.DESIGN_FILE, plan.design.to_toml())
     write_text(folder / runs.RECIPE_FILE, plan.recipe.to_toml())
     command = (
@@ -334,7 +345,9 @@ def _start_folder(folder: Path, plan: Plan, history: Sequence[Epoch]) -> None:
         if Path(sys.argv[0]).name.startswith(("plusx", "__main__"))
         else {}
     )
-    runs.write_metrics(folder, [{"run": origin(plan) | command}, *map(asdict, history)])
+    about = runs.read_about(folder) or {"started": datetime.now(UTC).isoformat(timespec="seconds"), **command}
+    about |= {"environment": environment.describe(device), **origin(plan)}
+    runs.write_metrics(folder, [{"run": about}, *map(asdict, history)])
 
 
 def _keep(folder: Path, plan: Plan, learner: Learner, history: Sequence[Epoch]) -> None:

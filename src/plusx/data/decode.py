@@ -1,13 +1,20 @@
 """One image, of any mode, as uint8 pixels H W C with one channel or three, at the size asked for.
 
 Grey, palette, alpha, CMYK, 16-bit and float images, and those that EXIF says to turn, all come out as a person sees
-them. Transparent parts are laid on white.
+them. Transparent parts are laid on white. What a file is, its content says, not its name. JPEG is decoded by
+libjpeg-turbo (simplejpeg), at a half, a quarter or an eighth where that is enough; everything else, and the JPEG files
+that it finds anything strange in, by Pillow.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -20,7 +27,71 @@ SUFFIXES = frozenset(
 )
 """The endings of image files, in lower case. What a file is, its content says; these only tell it from a text file."""
 
+DECODERS = f"1 pillow {version('pillow')} simplejpeg {version('simplejpeg')}"
+"""What pixels depend on beside the file. The first number counts the changes to what this file makes of an image."""
+
 _GREY_MODES = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"])
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image upright, by its EXIF orientation."""
+
+
+class Picture:
+    """An image file in memory, a JPEG not decoded yet. `height` and `width`: pixels, of the image upright.
+
+    Raises DataError, naming the file, for anything that is not a whole image of a sane size: here, or when decoded.
+    """
+
+    def __init__(self, data: bytes, name: str, channels: int) -> None:
+        self._data, self._name, self._channels = data, name, channels
+        with _naming(name):
+            self._orientation = _plain_jpeg(data)
+            self._whole = _by_pillow(data, channels) if self._orientation is None else None
+            if self._whole is not None:
+                self.height, self.width, _ = self._whole.shape
+            else:
+                self.height, self.width, _, _ = simplejpeg.decode_jpeg_header(data)
+                _refuse_giant(self.height, self.width)
+        if self._orientation is not None and self._orientation >= 5:
+            self.height, self.width = self.width, self.height
+
+    def pixels(self, at_least: int) -> Pixels:
+        """Upright, H W C; a JPEG at a half, a quarter or an eighth if no side is then below `at_least`."""
+        if self._whole is None and self._orientation is not None:
+            factor = next(f for f in (8, 4, 2, 1) if f == 1 or min(self.height, self.width) // f >= at_least)
+            try:
+                return _decode_jpeg(self._data, self._orientation, self._channels, factor)
+            except ValueError:  # Pillow says what is wrong with it, or that nothing is
+                with _naming(self._name):
+                    self._whole = _by_pillow(self._data, self._channels)
+        assert self._whole is not None
+        return self._whole
+
+    def fit(self, size: int) -> Pixels:
+        """Pixels `size` `size` C: shorter side resized to `size`, then the centre cut out."""
+        return resize(_as_image(self.pixels(2 * size)), size)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings, about metadata that does not matter here. Enter it before starting threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def read(path: Path) -> bytes:
+    """The content of a file. Raises DataError, naming it."""
+    with _naming(str(path)):
+        return path.read_bytes()
 
 
 def decode(path: Path, size: int, channels: int) -> Pixels:
@@ -28,26 +99,14 @@ def decode(path: Path, size: int, channels: int) -> Pixels:
 
     Raises DataError, naming the file, for anything that is not a whole image of a sane size.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, about metadata that does not matter here
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.draft(None, (2 * size, 2 * size))  # lets JPEG decode a large photograph at a fraction of its size
-                return resize(_one_of_two_modes(image, channels), size)
-    except Exception as problem:  # decoders raise almost anything at hostile bytes
-        raise DataError(f"reading {path}: {_reason(path, problem)}") from None
+    with quiet():
+        return Picture(read(path), str(path), channels).fit(size)
 
 
-def peek(path: Path) -> tuple[int, bool]:
+def peek(file: Path | bytes, name: str) -> tuple[int, bool]:
     """The shorter side in pixels, and whether the image is grey, from the file's header. Raises DataError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                return min(image.size), image.mode in _GREY_MODES
-    except Exception as problem:
-        raise DataError(f"reading {path}: {_reason(path, problem)}") from None
+    with quiet(), _naming(name), Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
+        return min(image.size), image.mode in _GREY_MODES
 
 
 def resize(image: Image.Image, size: int) -> Pixels:
@@ -58,16 +117,70 @@ def resize(image: Image.Image, size: int) -> Pixels:
         width, height = max(size, round(width * scale)), max(size, round(height * scale))
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return _as_pixels(image.crop((left, top, left + size, top + size)))
 
 
 def resize_pixels(pixels: Pixels, size: int, channels: int) -> Pixels:
     """The same for pixels H W C that are in memory already; a copy only where something changes."""
     if pixels.shape == (size, size, channels):
         return pixels
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image = _as_image(pixels)
     return resize(_one_of_two_modes(image, channels), size)
+
+
+def _as_pixels(image: Image.Image) -> Pixels:
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _as_image(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _by_pillow(data: bytes, channels: int) -> Pixels:
+    if not data:
+        raise ValueError("the file is empty")
+    with Image.open(BytesIO(data)) as image:
+        _refuse_giant(image.height, image.width)
+        return _as_pixels(_one_of_two_modes(image, channels))
+
+
+def _plain_jpeg(data: bytes) -> int | None:
+    """The EXIF orientation of a JPEG that libjpeg-turbo decodes to grey or RGB; None for any other file."""
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    try:
+        _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colours not in ("Gray", "YCbCr"):
+        return None
+    if not _has_metadata(data):
+        return 1
+    with Image.open(BytesIO(data)) as image:
+        return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _has_metadata(data: bytes) -> bool:
+    """Whether there is an APP1 segment, EXIF or XMP, before the image."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xE1:
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
+def _decode_jpeg(data: bytes, orientation: int, channels: int, factor: int) -> Pixels:
+    """Raises ValueError for a file that is not whole."""
+    smallest = {}
+    if factor > 1:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        smallest = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
+    pixels: Pixels = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", **smallest)
+    if orientation not in _TURNS:
+        return pixels
+    return _as_pixels(_as_image(pixels).transpose(_TURNS[orientation]))
 
 
 def _one_of_two_modes(image: Image.Image, channels: int) -> Image.Image:
@@ -94,12 +207,28 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(values / full, 0, 1) * 255).astype(np.uint8))
 
 
-def _reason(path: Path, problem: Exception) -> str:
+def _refuse_giant(height: int, width: int) -> None:
+    if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Whatever goes wrong, as one DataError that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as problem:  # decoders raise almost anything at hostile bytes
+        raise DataError(f"reading {name}: {_reason(problem)}") from None
+
+
+def _reason(problem: Exception) -> str:
     match problem:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return f"the image has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels"
         case UnidentifiedImageError():
-            return "the file is empty" if path.stat().st_size == 0 else "not an image, or of a kind that is not known"
+            return "not an image, or of a kind that is not known"
         case IsADirectoryError():
             return "that is a folder; an image file is needed"
         case OSError() if problem.strerror:

@@ -33,6 +33,12 @@ CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 """Of that archive, as its page prints it."""
 
+CIFAR100_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
+"""Where its authors publish CIFAR-100 in the binary version, 161 MiB."""
+
+CIFAR100_MD5 = "03b5dce01913d631647c71ecec9e9cb8"
+"""Of that archive, as its page prints it."""
+
 Say = Callable[[str], None]
 """Takes a line for a person who waits."""
 
@@ -63,14 +69,28 @@ def cifar10_folder() -> Path:
     return cache_folder() / "cifar10"
 
 
+def cifar100_folder() -> Path:
+    """Where `cifar100` keeps what it downloads."""
+    return cache_folder() / "cifar100"
+
+
 def cifar10(*, say: Say = silent) -> Path:
     """Download CIFAR-10's binary version and unpack it to `cifar10_folder()`. Raises DataError."""
-    with _one_line("cifar10", CIFAR10_URL, "give the folder of its binary version: cifar10:DIR"):
-        data = _read(CIFAR10_URL, say)
-        if hashlib.md5(data, usedforsecurity=False).hexdigest() != CIFAR10_MD5:
+    return _archive("cifar10", CIFAR10_URL, CIFAR10_MD5, cifar10_folder(), say)
+
+
+def cifar100(*, say: Say = silent) -> Path:
+    """Download CIFAR-100's binary version and unpack it to `cifar100_folder()`. Raises DataError."""
+    return _archive("cifar100", CIFAR100_URL, CIFAR100_MD5, cifar100_folder(), say)
+
+
+def _archive(name: str, url: str, md5: str, folder: Path, say: Say) -> Path:
+    with _one_line(name, url, f"give the folder of its binary version: {name}:DIR"):
+        data = _read(url, say)
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
             raise ValueError("its MD5 is not the published file's")
-        _unpack(data, cifar10_folder())
-    return cifar10_folder()
+        _unpack(data, folder)
+    return folder
 
 
 def _fetch(url: str, path: Path, digest: str, say: Say) -> None:

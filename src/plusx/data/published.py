@@ -1,9 +1,9 @@
-"""The published data sets: digits (shipped), Fashion-MNIST (and any IDX files), CIFAR-10 in its binary version."""
+"""The published data sets: digits (shipped), Fashion-MNIST (and any IDX files), CIFAR-10 and CIFAR-100 (binary)."""
 
 import gzip
 import hashlib
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -19,11 +19,20 @@ from plusx.errors import DataError
 DIGITS = tuple("0123456789")
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR100_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
+CIFAR100 = tuple(_CIFAR100_NAMES.split())
+"""Its fine classes, in the order of its fine_label_names.txt, which is alphabetical."""
+
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
-
-CIFAR10_PLACES = (Path("cifar-10-batches-bin"), Path("data/cifar-10-batches-bin"))
-"""Where people unpack its archive, below the working folder."""
 
 _OWN_SPLIT = "its own test part held out"
 
@@ -94,51 +103,85 @@ def _parse_idx(path: Path, data: bytes) -> NDArray[np.uint8]:
     return values.reshape(shape)
 
 
-def is_cifar10(folder: Path) -> bool:
-    """Whether CIFAR-10's binary files lie there, or in the folder that its archive unpacks to."""
-    return (_cifar_files(folder) / "data_batch_1.bin").exists()
+@dataclass(frozen=True)
+class Cifar:
+    """How a CIFAR set lies in its binary version: records of label bytes, the last of which counts, and 3 · 32 · 32
+    pixel bytes, C H W."""
+
+    name: str
+    classes: tuple[str, ...]
+    inner: str
+    train: tuple[str, ...]
+    test: str
+    label_bytes: int
+
+    def files(self, folder: Path) -> Path:
+        """Where its files lie: there, or in the folder that its archive unpacks to."""
+        inner = folder / self.inner
+        return inner if inner.is_dir() else folder
+
+    def lies_in(self, folder: Path) -> bool:
+        """Whether its files lie there."""
+        return all((self.files(folder) / name).exists() for name in (self.train[0], self.test))
 
 
-def _cifar_files(folder: Path) -> Path:
-    inner = folder / "cifar-10-batches-bin"
-    return inner if inner.is_dir() else folder
+CIFAR_SETS = {
+    "cifar10": Cifar(
+        "cifar10",
+        CIFAR10,
+        "cifar-10-batches-bin",
+        tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        "test_batch.bin",
+        1,
+    ),
+    "cifar100": Cifar("cifar100", CIFAR100, "cifar-100-binary", ("train.bin",), "test.bin", 2),
+}
 
 
-def cifar10(folder: Path | None, *, say: Say = silent) -> Dataset:
+def cifar_in(folder: Path) -> str | None:
+    """Which of the CIFAR sets lies there, if one does."""
+    return next((name for name, layout in CIFAR_SETS.items() if layout.lies_in(folder)), None)
+
+
+def cifar(name: str, folder: Path | None, *, say: Say = silent) -> Dataset:
     """From the folder given; else from the user's cache or the working folder; else downloaded, once, to the cache."""
+    layout = CIFAR_SETS[name]
     if folder is not None:
-        return replace(_cifar10(folder), spec=f"cifar10:{folder}")
-    if is_cifar10(downloads.cifar10_folder()):
-        return _cifar10(downloads.cifar10_folder())
-    if found := [place for place in CIFAR10_PLACES if is_cifar10(place)]:
-        return cifar10(found[0].resolve())  # its spec has the whole path, good in any working folder
-    return _cifar10(downloads.cifar10(say=say))
+        return replace(_cifar(layout, folder), spec=f"{name}:{folder}")
+    kept = downloads.cifar10_folder() if name == "cifar10" else downloads.cifar100_folder()
+    if layout.lies_in(kept):
+        return _cifar(layout, kept)
+    places = (Path(layout.inner), Path("data") / layout.inner)  # where people unpack its archive
+    if found := [place for place in places if layout.lies_in(place)]:
+        return cifar(name, found[0].resolve())  # its spec has the whole path, good in any working folder
+    return _cifar(layout, downloads.cifar10(say=say) if name == "cifar10" else downloads.cifar100(say=say))
 
 
-def _cifar10(folder: Path) -> Dataset:
-    """Records of one label byte and 3 · 32 · 32 pixel bytes, C H W."""
-    source = _cifar_files(folder)
-    train = np.concatenate([_read_cifar(source / f"data_batch_{number}.bin") for number in range(1, 6)])
-    test = _read_cifar(source / "test_batch.bin")
-    return Dataset("cifar10", "cifar10", CIFAR10, _records(train), test=_records(test), test_name=_OWN_SPLIT)
+def _cifar(layout: Cifar, folder: Path) -> Dataset:
+    source = layout.files(folder)
+    train = np.concatenate([_read_cifar(layout, source / name) for name in layout.train])
+    test = _read_cifar(layout, source / layout.test)
+    parts = (_records(layout, records) for records in (train, test))
+    return Dataset(layout.name, layout.name, layout.classes, next(parts), test=next(parts), test_name=_OWN_SPLIT)
 
 
-def _read_cifar(path: Path) -> NDArray[np.uint8]:
+def _read_cifar(layout: Cifar, path: Path) -> NDArray[np.uint8]:
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as problem:
-        raise DataError(f"reading {path}: {problem.strerror} (cifar10 is read in its binary version)") from None
-    if len(data) == 0 or len(data) % 3073:
-        raise DataError(f"reading {path}: {len(data):,} bytes are not whole records of 3,073")
-    records = data.reshape(-1, 3073)
-    if records[:, 0].max() > 9:
-        raise DataError(f"reading {path}: a label of {records[:, 0].max()} where 0 to 9 are known")
+        raise DataError(f"reading {path}: {problem.strerror} ({layout.name} is read in its binary version)") from None
+    length = layout.label_bytes + 3 * 32 * 32
+    if len(data) == 0 or len(data) % length:
+        raise DataError(f"reading {path}: {len(data):,} bytes are not whole records of {length:,}")
+    records = data.reshape(-1, length)
+    if (most := int(records[:, layout.label_bytes - 1].max())) >= len(layout.classes):
+        raise DataError(f"reading {path}: a label of {most} where 0 to {len(layout.classes) - 1} are known")
     return records
 
 
-def _records(records: NDArray[np.uint8]) -> Images:
-    pixels = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    return _held(pixels, records[:, 0])
+def _records(layout: Cifar, records: NDArray[np.uint8]) -> Images:
+    pixels = records[:, layout.label_bytes :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return _held(np.ascontiguousarray(pixels), records[:, layout.label_bytes - 1])
 
 
 def _held(pixels: Pixels, labels: NDArray[np.uint8]) -> Images:
