@@ -37,6 +37,7 @@ from PIL import Image
 from plusx.data import Loader, open_data
 from plusx.data.augment import Augmenter
 from plusx.data.chance import chance
+from plusx.data.stream import keep_freed_memory
 from plusx.recipe import Augment, Jitter
 
 Pass = Callable[[int], int]
@@ -141,6 +142,7 @@ def one_thread(cache: Path) -> Iterator[None]:
     """torch on one thread, and plusx's cache there."""
     threads, before = torch.get_num_threads(), os.environ.get("PLUSX_CACHE")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as plusx's training and its workers do; it serves timm as well
     os.environ["PLUSX_CACHE"] = str(cache)
     try:
         yield

@@ -126,7 +126,7 @@ def test_a_part_is_pillows_crop_and_resize(root: Path, tmp_path: Path) -> None:
     Image.fromarray(noise[0].clamp(0, 255).permute(1, 2, 0).byte().numpy()).save(path, quality=92)
     whole = Image.open(path).convert("RGB")
     for top, left, height, width, within in ((20, 30, 60, 70, 2), (100, 200, 200, 250, 4), (0, 0, 375, 500, 4)):
-        part = cut_out(Picture(path.read_bytes(), "p", 3), top, left, height, width, size=48)
+        part = part_of(Picture(path.read_bytes(), "p", 3), top, left, height, width, size=48)
         box = (left, top, left + width, top + height)
         theirs = np.asarray(whole.crop(box).resize((48, 48), Image.Resampling.BILINEAR))
         apart = np.abs(part.numpy().astype(int) - theirs.astype(int))
@@ -142,8 +142,8 @@ def test_turned_photographs_are_cut_upright(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95)
     picture = Picture((tmp_path / "turned.jpg").read_bytes(), "p", 3)
     assert (picture.height, picture.width) == (160, 80)
-    assert cut_out(picture, 0, 0, 70, 80, size=16).max() < 10
-    assert cut_out(picture, 90, 0, 70, 80, size=16).min() > 240
+    assert part_of(picture, 0, 0, 70, 80, size=16).max() < 10
+    assert part_of(picture, 90, 0, 70, 80, size=16).min() > 240
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -169,6 +169,12 @@ def test_bad_images_of_a_stream(root: Path, workers: int, monkeypatch: pytest.Mo
     with pytest.raises(DataError, match="no image is left of the batch"):
         list(skipping.batches([torch.tensor([3, 4])], epoch=0, seed=0))
     skipping.close()
+
+
+def part_of(picture: Picture, *box: int, size: int) -> Tensor:
+    out = torch.empty(size, size, 3, dtype=torch.uint8)
+    cut_out(picture, *box, out=out)
+    return out
 
 
 def children() -> set[int]:

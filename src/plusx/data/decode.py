@@ -63,12 +63,15 @@ class Picture:
         if self._orientation is not None and self._orientation >= 5:
             self.height, self.width = self.width, self.height
 
-    def pixels(self, at_least: int) -> Pixels:
-        """Upright, H W C; a JPEG at a half, a quarter or an eighth if no side is then below `at_least`."""
+    def pixels(self, at_least: int, *, fast: bool = False) -> Pixels:
+        """Upright, H W C; a JPEG at a half, a quarter or an eighth if no side is then below `at_least`.
+
+        fast: whether a JPEG's colours may be upsampled and its DCT computed less exactly; some bytes differ a little.
+        """
         if self._whole is None and self._orientation is not None:
             factor = next(f for f in (8, 4, 2, 1) if f == 1 or min(self.height, self.width) // f >= at_least)
             try:
-                return _decode_jpeg(self._data, self._orientation, self._channels, factor)
+                return _decode_jpeg(self._data, self._orientation, self._channels, factor, fast)
             except ValueError:  # Pillow says what is wrong with it, or that nothing is
                 with _naming(self._name):
                     self._whole = _by_pillow(self._data, self._channels)
@@ -171,13 +174,13 @@ def _has_metadata(data: bytes) -> bool:
     return False
 
 
-def _decode_jpeg(data: bytes, orientation: int, channels: int, factor: int) -> Pixels:
+def _decode_jpeg(data: bytes, orientation: int, channels: int, factor: int, fast: bool) -> Pixels:
     """Raises ValueError for a file that is not whole."""
-    smallest = {}
+    options: dict[str, int | bool] = {"fastdct": fast, "fastupsample": fast}
     if factor > 1:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        smallest = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
-    pixels: Pixels = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", **smallest)
+        options |= {"min_height": -(-height // factor), "min_width": -(-width // factor)}
+    pixels: Pixels = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", **options)
     if orientation not in _TURNS:
         return pixels
     return _as_pixels(_as_image(pixels).transpose(_TURNS[orientation]))

@@ -43,7 +43,12 @@ def by_chunks(change: Callable[..., Tensor], images: Tensor, *each: Tensor) -> T
         return change(images, *(values.to(images.device) for values in each))
     cuts = list(range(at_once, len(images), at_once))
     parts = zip(*(values.tensor_split(cuts) for values in (images, *each)), strict=True)
-    return torch.cat([change(*part) for part in parts])
+    first = change(*next(parts))
+    changed = first.new_empty(len(images), *first.shape[1:])
+    changed[: len(first)] = first
+    for start, part in zip(cuts, parts, strict=True):
+        changed[start : start + len(part[0])] = change(*part)
+    return changed
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
@@ -114,11 +119,12 @@ def cut(images: Tensor, boxes: Boxes, size: int, mirrored: Tensor, *, within: bo
 
 
 def _two_products(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Laid out N H C W, so that each side is one product for each image."""
     n, channels, height, width = images.shape
     size = rows.shape[1]
-    values = images.to(torch.float32, memory_format=torch.contiguous_format)
-    wide = torch.bmm(values.view(n, channels * height, width), columns).view(n, channels, height, size)
-    return to_bytes(torch.matmul(rows[:, None], wide))
+    values = images.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    narrow = torch.bmm(values.view(n, height * channels, width), columns).view(n, height, channels * size)
+    return to_bytes(torch.bmm(rows, narrow)).view(n, size, channels, size).transpose(1, 2)
 
 
 def _taps(start: Tensor, length: Tensor, pixels: int, size: int, within: bool) -> Tensor:
