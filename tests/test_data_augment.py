@@ -24,6 +24,7 @@ EVERYTHING: dict[str, Augment] = {
     "flip": PLAIN.replace(flip="random"),
     "alternating": PLAIN.replace(flip="alternating"),
     "jitter": PLAIN.replace(jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)),
+    "cropped and jittered": PLAIN.replace(resized_crop=(0.08, 1.0), jitter=Jitter(contrast=0.4)),
     "lighting": PLAIN.replace(lighting=0.1),
     "trivial": PLAIN.replace(auto="trivial"),
     "rand": PLAIN.replace(auto="rand"),
@@ -243,6 +244,18 @@ def test_jitter_is_torchvisions_where_nothing_is_clipped() -> None:
     theirs = each(theirs, c, functional.adjust_contrast)
     theirs = each(theirs, s, functional.adjust_saturation)
     assert apart(colour.adjust(images, b, c, s), theirs) <= 3  # torchvision cuts the fraction off three times
+
+
+def test_a_crop_and_its_jitter_at_once_are_one_after_the_other() -> None:
+    images, how = pictures(), Jitter(brightness=0.4, contrast=0.4, saturation=0.4)
+    at_once = change(EVERYTHING["resized_crop"].replace(jitter=how), images).images
+    drawn = Draws(chance(7, 0, 3), 24, 0, 24)
+    colours = colour.jitter(how, 3, drawn)
+    assert colours is not None
+    sides = torch.full((24,), 20, dtype=torch.float64)
+    boxes = warp.random_boxes(drawn.uniform(0, 1, columns=warp.NUMBERS), sides, sides, (0.08, 1.0))
+    cut = warp.cut(images, boxes, 20, torch.zeros(24, dtype=torch.bool))
+    assert apart(at_once, colour.recolour(cut, colours)) <= 2
 
 
 def test_hue_is_torchvisions() -> None:

@@ -196,14 +196,19 @@ def _parent(path: Path) -> int:
     ("number", "words"), [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "gave no batch for 3 s")]
 )
 def test_a_worker_killed_or_stopped_is_named(root: Path, number: signal.Signals, words: str) -> None:
-    shared = set(os.listdir("/dev/shm"))
     before, handler = children(), signal.getsignal(signal.SIGCHLD)
     streamed = Loader(open_data(root).train, 32, 3, crop=CROP, workers=2, timeout_s=3)
     batches = streamed.batches(order(size=1), epoch=0, seed=0)
-    next(batches)
+    for _ in range(4):  # both have started, then
+        next(batches)
     assert signal.getsignal(signal.SIGCHLD) == handler
     assert streamed._workers is not None
     victim = streamed._workers._processes[1].pid
+    semaphores = {
+        line.rpartition("/")[2] for line in Path("/proc/self/maps").read_text().splitlines() if "sem." in line
+    }
+    assert semaphores
+    makers = [f"torch_{process.pid}_" for process in streamed._workers._processes]
     assert victim is not None
     os.kill(victim, number)
     started = time.monotonic()
@@ -213,7 +218,9 @@ def test_a_worker_killed_or_stopped_is_named(root: Path, number: signal.Signals,
     assert str(problem.value) == f"loading images: worker 1 of 2 (process {victim}) {words}"
     assert not Path(f"/proc/{victim}").exists()
     assert {pid for pid in children() - before if "resource_tracker" not in command(pid)} == set()
-    assert set(os.listdir("/dev/shm")) <= shared
+    left = os.listdir("/dev/shm")
+    assert semaphores.isdisjoint(left)
+    assert not [name for name in left if name.startswith(tuple(makers))]
     assert len(epoch(streamed)) == 6  # with new workers
     streamed.close()
 

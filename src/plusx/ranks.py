@@ -14,6 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from plusx.errors import InputError, PlusxError, WorkError
 from plusx.network import choose_device
@@ -87,7 +88,11 @@ class Ranks:
 
 def restarted() -> bool:
     """Whether torchrun has started these processes anew after one failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _starts() > 0
+
+
+def _starts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
@@ -108,7 +113,10 @@ def ranks(device: str | torch.device | None) -> Iterator[Ranks]:
         torch.cuda.set_device(where)
     backend = "nccl" if where.type == "cuda" else "gloo"
     with Ranks(rank, world, where).together():
-        dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
+        store, _, _ = next(rendezvous("env://", rank, world, timeout=timedelta(seconds=TIMEOUT_S)))
+        # a prefix for each start: torchrun keeps its store, and with it the addresses of processes that are dead
+        own = dist.PrefixStore(f"plusx-{_starts()}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=timedelta(seconds=TIMEOUT_S))
     try:
         with warnings.catch_warnings():
             # of a convolution over one channel, whose two memory formats are one and the same

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from plusx.data import auto, colour, mixing, warp
 from plusx.data.chance import Draws
-from plusx.recipe import Augment, Jitter
+from plusx.data.machine import keep_freed_memory
+from plusx.recipe import Augment
 
 
 class Mixed(NamedTuple):
@@ -32,10 +33,12 @@ class Augmenter:
     """The changes that an `Augment` asks for, for images of `channels` (1 or 3).
 
     seed: says, for flip = "alternating", which images are mirrored in even epochs.
+    The process keeps memory that it frees from then on: see `keep_freed_memory`.
     """
 
     def __init__(self, augment: Augment, channels: int, *, seed: int = 0) -> None:
         assert channels in (1, 3)
+        keep_freed_memory()
         self.augment, self.channels, self.seed = augment, channels, seed
 
     def __call__(
@@ -60,8 +63,13 @@ class Augmenter:
         """
         draws = Draws(chance, len(images) if whole is None else whole, start, len(images))
         assert start + len(images) <= draws.whole
-        images = self._crop(images, size or images.shape[2], self._mirrored(draws, epoch, indices), draws)
-        images = self._recolour(images, draws)
+        mirrored, colours = (
+            self._mirrored(draws, epoch, indices),
+            colour.jitter(self.augment.jitter, self.channels, draws),
+        )
+        at_once = self.augment.resized_crop is not None and self.augment.auto == "none"
+        images = self._crop(images, size or images.shape[2], mirrored, draws, colours if at_once else None)
+        images = self._recolour(images, draws, None if at_once else colours)
         if self.augment.erasing:
             images = mixing.erase(images, self.augment.erasing, draws)
         return self._mix(images, labels, chance)
@@ -75,13 +83,15 @@ class Augmenter:
         assert indices is not None, "alternating flips need to know which images these are"
         return (_bit(indices.cpu(), self.seed) + epoch) % 2 == 1
 
-    def _crop(self, images: Tensor, size: int, mirrored: Tensor, draws: Draws) -> Tensor:
-        """Resized to `size`, cut and mirrored."""
+    def _crop(self, images: Tensor, size: int, mirrored: Tensor, draws: Draws, colours: colour.Linear | None) -> Tensor:
+        """Resized to `size`, cut and mirrored; a resized crop recoloured at once, before it is rounded."""
         how, (height, width) = self.augment, images.shape[2:]
         if how.resized_crop:
             numbers = draws.uniform(0, 1, columns=warp.NUMBERS)
             tall, wide = (torch.full((len(images),), side, dtype=torch.float64) for side in (height, width))
-            return warp.cut(images, warp.random_boxes(numbers, tall, wide, how.resized_crop), size, mirrored)
+            boxes = warp.random_boxes(numbers, tall, wide, how.resized_crop)
+            finish = warp.to_bytes if colours is None else colour.recolour_values
+            return warp.cut(images, boxes, size, mirrored, finish=finish, each=colours or ())
         if how.scale_sides:
             boxes = warp.scaled_boxes(draws, height, size, how.scale_sides)
             return warp.cut(images, boxes, size, mirrored, within=False)
@@ -91,14 +101,16 @@ class Augmenter:
             images = warp.shift(images, down, right, padding)
         return warp.mirror(images, mirrored) if how.flip != "none" else images
 
-    def _recolour(self, images: Tensor, draws: Draws) -> Tensor:
+    def _recolour(self, images: Tensor, draws: Draws, colours: colour.Linear | None) -> Tensor:
         how = self.augment
         if how.auto == "trivial":
             images = auto.trivial(images, draws)
         elif how.auto == "rand":
             images = auto.rand(images, how.rand_operations, how.rand_magnitude, draws)
-        if how.jitter != Jitter():
-            images = colour.jitter(images, how.jitter, draws)
+        if colours is not None:
+            images = colour.recolour(images, colours)
+        if how.jitter.hue:
+            images = colour.turn_hue(images, draws.uniform(-how.jitter.hue, how.jitter.hue))
         return colour.lighting(images, how.lighting, draws) if how.lighting else images
 
     def _mix(self, images: Tensor, labels: Tensor, chance: torch.Generator) -> Mixed:

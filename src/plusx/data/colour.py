@@ -3,11 +3,13 @@
 Strengths are float64, N, on a CPU. Grey is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), as in Pillow.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from plusx.data.chance import Draws
-from plusx.data.warp import by_chunks, to_bytes
+from plusx.data.warp import by_chunks, cut_off, to_bytes
 from plusx.recipe import Jitter
 
 _GREY = (0.299, 0.587, 0.114)
@@ -23,36 +25,51 @@ _PCA = torch.tensor(
 """Principal components of ImageNet's RGB pixels from 0 to 1, each times its deviation (NIPS 2012, Krizhevsky, §4.1)."""
 
 
-def jitter(images: Tensor, how: Jitter, draws: Draws) -> Tensor:
-    """Brightness, contrast, saturation, then hue, as torchvision's ColorJitter defines them.
+class Linear(NamedTuple):
+    """A linear change of colours, float32, each N C C: one matrix for the pixels, one for the image's mean colour."""
 
-    The first three commute where nothing is clipped, so they are one linear map here, clipped and rounded once.
+    of_pixels: Tensor
+    of_mean: Tensor
+
+
+def jitter(how: Jitter, channels: int, draws: Draws) -> Linear | None:
+    """Brightness, contrast and saturation as torchvision's ColorJitter defines them; None where they do nothing.
+
+    They commute where nothing is clipped, so they are one linear map here, clipped and rounded once.
     """
-    strengths = [
-        draws.uniform(1 - spread, 1 + spread) if spread else None
-        for spread in (how.brightness, how.contrast, how.saturation)
-    ]
-    if any(strength is not None for strength in strengths):
-        ones = torch.ones(len(images), dtype=torch.float64)
-        images = adjust(images, *(ones if strength is None else strength for strength in strengths))
-    return turn_hue(images, draws.uniform(-how.hue, how.hue)) if how.hue else images
+    spreads = (how.brightness, how.contrast, how.saturation)
+    if not any(spreads):
+        return None
+    ones = torch.ones(draws.count, dtype=torch.float64)
+    return adjustment(channels, *(draws.uniform(1 - x, 1 + x) if x else ones for x in spreads))
 
 
-def adjust(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+def adjustment(channels: int, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Linear:
     """Times `brightness`; away from the image's mean grey by `contrast`; away from each pixel's grey by `saturation`.
 
     With x a pixel, g its grey and m the mean of g: b (c (s x + (1 - s) g) + (1 - c) m).
     """
-    return by_chunks(_adjust, images, brightness, contrast, saturation)
+    grey = torch.tensor(_GREY if channels == 3 else (1.0,), dtype=torch.float64)
+    b, c, s = (strength[:, None, None] for strength in (brightness, contrast, saturation))
+    of_pixels = b * c * (s * torch.eye(channels, dtype=torch.float64) + (1 - s) * grey)
+    return Linear(of_pixels.float(), (b * (1 - c) * grey).expand(of_pixels.shape).float())
 
 
-def _adjust(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    b, c, s = (strength.float()[:, None, None] for strength in (brightness, contrast, saturation))
-    values = images.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)
-    grey = torch.tensor(_GREY if images.shape[1] == 3 else (1.0,), device=images.device)
-    mean = (values.mean(2) @ grey)[:, None, None]
-    matrix = b * c * (s * torch.eye(len(grey), device=images.device) + (1 - s) * grey)
-    return to_bytes(torch.baddbmm(b * (1 - c) * mean, matrix, values)).view(images.shape)
+def recolour(images: Tensor, change: Linear) -> Tensor:
+    """The images with their colours changed so."""
+    return by_chunks(recolour_values, images, *change)
+
+
+def recolour_values(values: Tensor, of_pixels: Tensor, of_mean: Tensor) -> Tensor:
+    """The same for a few images, which may be float32 already."""
+    planes = values.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)
+    offset = torch.bmm(of_mean, planes.mean(2, keepdim=True)).add_(0.5)
+    return cut_off(torch.baddbmm(offset, of_pixels, planes)).view(values.shape)
+
+
+def adjust(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    """The images with such an `adjustment`."""
+    return recolour(images, adjustment(images.shape[1], brightness, contrast, saturation))
 
 
 def turn_hue(images: Tensor, turns: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from plusx.data import cache
 from plusx.data.dataset import Images
 from plusx.data.decode import Pixels, decode
 from plusx.data.downloads import Say, silent
-from plusx.data.stream import Batch, Maker, Order, Workers, cpus, decode_all, memory
+from plusx.data.machine import cpus, memory
+from plusx.data.stream import Batch, Maker, Order, Workers, decode_all
 from plusx.errors import DataError
 
 MEMORY_LIMIT = 8 << 30

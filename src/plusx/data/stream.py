@@ -6,12 +6,8 @@ nothing for `timeout_s`, ends the others and becomes a WorkError.
 """
 
 import atexit
-import contextlib
-import ctypes
 import multiprocessing
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,13 +25,14 @@ from plusx.data import warp
 from plusx.data.chance import chance
 from plusx.data.dataset import Images
 from plusx.data.decode import Picture, Pixels, quiet
+from plusx.data.machine import keep_freed_memory
 from plusx.errors import DataError, WorkError
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Of malloc.h."""
 
 _LOOK_S = 1.0
 """How often a wait for a batch is interrupted to see whether the workers live."""
+
+_START_S = 60.0
+"""How long a new worker may take at least to its first batch: it starts Python and torch."""
 
 
 class Order(NamedTuple):
@@ -121,7 +118,7 @@ def cut_out(picture: Picture, top: int, left: int, height: int, width: int, *, o
     down, right = pixels.shape[0] / picture.height, pixels.shape[1] / picture.width
     rows = slice(round(top * down), max(round(top * down) + 1, round((top + height) * down)))
     columns = slice(round(left * right), max(round(left * right) + 1, round((left + width) * right)))
-    part = torch.from_numpy(np.ascontiguousarray(pixels[rows, columns])).permute(2, 0, 1)[None]
+    part = torch.from_numpy(np.ascontiguousarray(pixels[rows, columns]))[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
     out.copy_(resized[0].permute(1, 2, 0))
 
@@ -174,16 +171,17 @@ class Workers:
     def make(self, orders: Sequence[Order]) -> Iterator[Batch]:
         """The batches, in order. Raises WorkError, all workers ended, naming one that is killed or says nothing."""
         self._orders.orders = orders
-        self._start()
+        new = self._start()
         for number in range(len(orders)):
-            batch = self._next(number % self.workers)
+            patience_s = max(self.timeout_s, _START_S) if new and number < self.workers else self.timeout_s
+            batch = self._next(number % self.workers, patience_s)
             if isinstance(batch, str):
                 self.close()
                 raise WorkError(batch)
             yield batch
 
-    def _start(self) -> None:
-        """Workers where there are none yet, and their work. torch's handler of dead children is undone: it would raise
+    def _start(self) -> bool:
+        """Workers where there are none yet, and their work; whether they are new. torch's handler of dead children is undone: it would raise
         in the middle of whatever the main thread is doing."""
         assert self._loader is not None, "closed"
         before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
@@ -191,11 +189,13 @@ class Workers:
             self._batches = iter(self._loader)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
-        if not self._processes:
-            self._processes = [process for process in multiprocessing.active_children() if process not in before]
-            self._processes.sort(key=lambda process: process.pid or 0)
+        if self._processes:
+            return False
+        self._processes = [process for process in multiprocessing.active_children() if process not in before]
+        self._processes.sort(key=lambda process: process.pid or 0)
+        return True
 
-    def _next(self, worker: int) -> Batch | str:
+    def _next(self, worker: int, patience_s: float) -> Batch | str:
         """The next batch, which that worker makes; or what is wrong."""
         asked = time.monotonic()
         while isinstance(batch := self._look(), str):  # no batch yet: do the workers live?
@@ -203,8 +203,8 @@ class Workers:
                 return f"{self._called(dead[0])} {_end(self._processes[dead[0]])}"
             if "timed out" not in batch:
                 return f"loading images: {batch}"
-            if time.monotonic() - asked >= self.timeout_s:
-                return f"{self._called(worker)} gave no batch for {self.timeout_s:g} s"
+            if time.monotonic() - asked >= patience_s:
+                return f"{self._called(worker)} gave no batch for {patience_s:g} s"
         return batch
 
     def _look(self) -> Batch | str:
@@ -239,19 +239,6 @@ def _end(process: BaseProcess) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep memory that it frees, up to 512 MiB, for blocks of up to 32 MiB.
-
-    glibc gives large blocks back at once, and getting the pages anew for each batch takes longer than most changes to
-    it. Elsewhere nothing happens.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):  # another C library
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(_MMAP_THRESHOLD, 32 << 20)
-            mallopt(_TRIM_THRESHOLD, 512 << 20)
-
-
 def _start_worker(_: int) -> None:
     """One thread each; Ctrl-C is for the main process, which ends the workers."""
     keep_freed_memory()
@@ -261,16 +248,6 @@ def _start_worker(_: int) -> None:
 
 def _as_it_is(value: Any) -> Any:
     return value
-
-
-def cpus() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30
 
 
 def decode_all(maker: Maker, into: Pixels, threads: Executor, advance: Callable[[int], None] | None) -> dict[int, str]:
