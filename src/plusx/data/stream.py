@@ -181,8 +181,10 @@ class Workers:
             yield batch
 
     def _start(self) -> bool:
-        """Workers where there are none yet, and their work; whether they are new. torch's handler of dead children is undone: it would raise
-        in the middle of whatever the main thread is doing."""
+        """Workers where there are none yet, and their work; whether they are new.
+
+        torch's handler of dead children is undone: it would raise in the middle of whatever the main thread is doing.
+        """
         assert self._loader is not None, "closed"
         before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
         with quiet():
