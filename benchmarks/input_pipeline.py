@@ -1,23 +1,25 @@
 """Images per second on one core, JPEG file to augmented batch: plusx against timm's loader with its defaults.
 
-Result, 24 November 2026, on one of 2 shared cores of an "AMD EPYC" with AVX-512, other work going on (load 2 to 2.8),
-Python 3.11.7, torch 2.13.0+cpu, pillow 13.0.0, simplejpeg 1.9.0, timm 1.0.31 (median ± std over 9 rounds):
+Result, 24 November 2026, on one of 2 shared cores of an "AMD EPYC" with AVX-512 (load 0.6 to 0.8), Python 3.11.7,
+torch 2.13.0+cpu, pillow 13.0.0, simplejpeg 1.9.0, timm 1.0.31 (median ± std over 9 rounds):
 
-    500×375, decoded each time, to 224×224: plusx 1,053 ± 79 images/s, timm 504 ± 40; ratio 2.16 ± 0.27, at least 1.84
-    32×32, from the cache: plusx 71,430 ± 3,509 images/s, timm 3,805 ± 193; ratio 19.2 ± 1.5, at least 17.3
-    a run before, 7 rounds: 1,202 ± 13 and 566 ± 9, ratio 2.11 ± 0.03; 75,788 ± 4,954 and 3,856 ± 87, ratio 19.5 ± 0.9
+    500×375, decoded each time, to 224×224: plusx 1,156 ± 5 images/s, timm 596 ± 4; ratio 1.93 ± 0.01, at least 1.91
+    32×32, from the cache: plusx 79,176 ± 706 images/s, timm 4,090 ± 14; ratio 19.35 ± 0.14, at least 19.04
 
-So both goals are just missed. Of the 0.83 ms that a photograph takes on the quieter machine, decoding takes 0.43
-(Pillow's 0.53, timm 1.75 in all), resizing 0.08, colours 0.13. With decoding and resizing alone the ratio would be 3.4;
-a ratio of 3 would leave 0.07 ms for all else. What would help is to decode only the rows that are cut out, which
-simplejpeg does not offer.
+Both goals are missed. Up to uint8 batches on both sides, timm's taken before its prefetcher normalises, another run
+of 7 rounds gave 1.99 ± 0.01 and 17.95 ± 0.34; in it floats gave 1.94 ± 0.02 and 20.23 ± 0.22, so runs differ by more
+than their spread. (A version of this file that compared plusx's bytes with timm's floats gave 2.18 and 20.95: not the
+same work.) Of the 0.86 ms of a photograph, decoding takes 0.43 when timed alone (Pillow's 0.53), resizing 0.08,
+colours and mirroring 0.14, normalising about 0.1. What would help is to decode only the rows that are cut out, which
+simplejpeg does not offer, and to normalise in the same pass as the colours.
 
 Two sets of JPEG files are made, of pictures with structure at all scales and noise: 500×375 pixels, quality 90 (about
 48 KiB each), and 32×32. Both loaders read the same files and do the same to them: a random part of 8 to 100 % of the
-area, of a shape from 3:4 to 4:3, resized to 224 (or 32) pixels; mirrored by chance; brightness, contrast and saturation
-changed by up to 40 %. timm: create_dataset, create_loader(is_training=True) as they come, without worker processes;
-what it gives is normalised floats, on which it spends about 2 %. plusx: Loader and Augmenter without worker processes,
-decoding each time; at 32 pixels from its cache, which the warm-up fills. Both give uint8 or float batches N C H W.
+area, of a shape from 3:4 to 4:3, resized to 224 (or 32) pixels; mirrored by chance; brightness, contrast and
+saturation changed by up to 40 %; normalised. timm: create_dataset, create_loader(is_training=True) with its defaults
+for all that is done to the images, but without worker processes and prefetcher. plusx: Loader, Augmenter and
+normalise without worker processes, decoding each time; at 32 pixels from its cache, which the warm-up fills. Both
+give float32 batches N C H W.
 
 Each loader has one thread of one process. Rounds alternate, so what else the machine does strikes both; a ratio is
 taken within each round. The first round of each is not counted.
@@ -45,13 +47,16 @@ import torch
 from PIL import Image
 
 from plusx.data import Loader, open_data
-from plusx.data.augment import Augmenter
+from plusx.data.augment import Augmenter, normalise
 from plusx.data.chance import chance
 from plusx.data.machine import keep_freed_memory
 from plusx.recipe import Augment, Jitter
 
 Pass = Callable[[int], int]
 """Goes once through all images in the epoch given; how many there were."""
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""timm's defaults, by which both normalise."""
 
 JITTER = Jitter(brightness=0.4, contrast=0.4, saturation=0.4)
 CROP = (0.08, 1.0)
@@ -115,7 +120,8 @@ def by_plusx(root: Path, size: int, batch: int, *, cached: bool) -> Pass:
         order = torch.randperm(len(loader), generator=chance(0, epoch)).split(batch)  # type: ignore[no-untyped-call]
         done = 0
         for step, (images, labels) in enumerate(loader.batches(order, epoch=epoch, seed=0)):
-            done += len(augment(images, labels, chance=chance(0, epoch, step), epoch=epoch).images)
+            mixed = augment(images, labels, chance=chance(0, epoch, step), epoch=epoch)
+            done += len(normalise(mixed.images, MEAN, STD))
         return done
 
     return once

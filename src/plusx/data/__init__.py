@@ -8,7 +8,8 @@ archives.py     images inside larger files: WebDataset shards, Hugging Face data
 downloads.py    fetching a published data set, with checksums
 decode.py       one image file, of any mode, as uint8 pixels H W C
 cache.py        decoded pixels kept on disk
-stream.py       decoding batch by batch, in worker processes
+stream.py       decoding batch by batch
+workers.py      worker processes that do it
 machine.py      processors and memory
 loader.py       images brought to one size, in batches: uint8 tensors N C H W
 chance.py       randomness from the seed and the place in the run

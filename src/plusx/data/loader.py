@@ -19,7 +19,8 @@ from plusx.data.dataset import Images
 from plusx.data.decode import Pixels, decode
 from plusx.data.downloads import Say, silent
 from plusx.data.machine import cpus, memory
-from plusx.data.stream import Batch, Maker, Order, Workers, decode_all
+from plusx.data.stream import Batch, Maker, Order, decode_all
+from plusx.data.workers import Workers
 from plusx.errors import DataError
 
 MEMORY_LIMIT = 8 << 30
@@ -87,7 +88,7 @@ class Loader:
             pixels = self._pixels.index_select(0, indices.to(self._pixels.device))
             return pixels.permute(0, 3, 1, 2), self.labels[indices]
         with ThreadPoolExecutor(cpus()) as threads:
-            return self._finished(self._middle.make(Order(indices, 0, 0), threads), indices)
+            return self._finished(self._middle.make(Order(indices.tolist(), 0, 0), threads), indices)
 
     def batches(self, order: Sequence[Tensor], *, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """For each tensor of indices (int64, N), in order: uint8 images N C H W and int64 labels N.
@@ -98,12 +99,18 @@ class Loader:
         if self._pixels is not None:
             yield from (self[indices] for indices in order)
             return
-        orders = [Order(indices, epoch, seed) for indices in order]
-        if self.workers and (self._workers is None or self._workers.closed):
-            self._workers = Workers(self._part, self.workers, self._timeout_s)
-        made = map(self._part.make, orders) if self._workers is None else self._workers.make(orders)
+        orders = [Order(indices.tolist(), epoch, seed) for indices in order]
+        made = self._made(orders) if self.workers else map(self._part.make, orders)
         for batch, indices in zip(made, order, strict=True):
             yield self._finished(batch, indices)
+
+    def _made(self, orders: Sequence[Order]) -> Iterator[Batch]:
+        """Batches by worker processes: those that there are, or new ones where they cannot take batches so large."""
+        largest = max((len(order.indices) for order in orders), default=0)
+        if self._workers is None or self._workers.closed or self._workers.largest < largest:
+            self.close()
+            self._workers = Workers(self._part, self.workers, self._timeout_s, largest)
+        return self._workers.make(orders)
 
     def move(self, device: torch.device) -> bool:
         """Hold the pixels on a CUDA device, where they take at most half of its free memory; whether they do now."""
