@@ -7,12 +7,13 @@ Result, 24 November 2026, on 2 shared cores of an "AMD EPYC" with AVX512-bf16, P
     ResNet-18      16      631 ms    273 ms    2.31 (2.09 to 2.40)     0.77
     ResNet-50      16    2,098 ms    689 ms    3.04 (2.55 to 4.64)     0.61
 
-The goals are ratios of 2.7 (ResNet-20) and 2.6 (ResNet-18 and 50), set on another machine, and 0.75 of the peak. Met on
-ResNet-50 (ratio) and ResNet-18 (share); the rest is open. Runs differ by more than their spread, mostly in the peer:
-two later runs with --compile gave ResNet-20 153 and 86 ms (1.78), ResNet-18 593 and 310 ms (1.91). Those are not pairs with
-the table's; where compiled and eager steps of ResNet-20 alternated in one process (bare steps, n = 12) it was 70 to 74
-ms, after 21 s of compiling. Where ResNet-20's step goes (--profile, on a busy machine): convolutions 63 %, batch norms
-16 %, ReLUs 6 %, additions 5 %. The checks for what is not finite took 2.3 of 88.6 ms (n = 12, against a bare step).
+The goals are ratios of 2.7 (ResNet-20) and 2.6 (ResNet-18 and 50), set on another machine, and 0.75 of the peak. Met
+on ResNet-50 (ratio) and ResNet-18 (share); the rest is open. Runs differ by more than their spread, mostly in the
+peer: two later runs with --compile gave ResNet-20 153 and 86 ms (1.78), ResNet-18 593 and 310 ms (1.91). Those are
+not pairs with the table's; where compiled and eager steps of ResNet-20 alternated in one process (bare steps, n = 12)
+it was 70 to 74 ms, after 21 s of compiling. Where ResNet-20's step goes (--profile, on a busy machine): convolutions
+63 %, batch norms 16 %, ReLUs 6 %, additions 5 %. The checks for what is not finite took 2.3 of 88.6 ms (n = 12,
+against a bare step).
 
 The peer is torchvision's own model (ResNet-20, which it has not: plusx's), eager, float32, N C H W contiguous, torch's
 SGD with its defaults. Ours is `plusx.learner.Learner` with the recipe "quick": the step that `plusx train` takes, from
