@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from plusx.checkpoint import read_weights
+from plusx.data import open_data
+from plusx.errors import InputError
 from plusx.families import cifar
+from plusx.plan import make_plan
 from plusx.ranks import Ranks
-from plusx.recipe import Augment, Ema, Finetune, Recipe
+from plusx.recipe import Augment, Ema, Finetune, Recipe, Split
 from plusx.state import newest
 
 pytestmark = pytest.mark.timeout(240)
@@ -108,3 +111,10 @@ def test_one_process_killed_all_stop_and_go_on_from_the_checkpoint(tmp_path: Pat
 def test_several_processes_need_a_folder(tmp_path: Path) -> None:
     _, err = finish(torchrun(2, *files(tmp_path, RECIPE)), code=1)
     assert "several processes need --out" in err
+
+
+def test_more_processes_than_images_held_out_are_refused() -> None:
+    """One of them would have nothing to judge."""
+    data, recipe = open_data("digits"), RECIPE.replace(split=Split(held_out=0.001))
+    with pytest.raises(InputError, match="10 images held out"):
+        make_plan(data, None, recipe, Ranks(0, 11, torch.device("cpu")))

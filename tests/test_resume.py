@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from plusx.records import Run
 from plusx.state import Checkpoints, Position, State, newest, read_state, write_state
 from plusx.train import train
 
+train_module = import_module("plusx.train")  # the module; `plusx.train` is the function
 PLAIN = Recipe(name="plain", epochs=3, batch_size=100)
 EVERYTHING = Recipe(
     name="everything",
@@ -305,3 +307,42 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:
     assert same(before, read_weights(tmp_path / "run").tensors)
     assert again.accuracy_percent == done.accuracy_percent
     assert state.FOLDER in {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_power_cut_between_the_last_checkpoint_and_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights file is then an epoch behind; going on brings it up, though nothing is left to train."""
+    run(tmp_path / "whole", PLAIN.replace(epochs=2))
+    calls, keep = iter((1, 2)), train_module._keep
+
+    def dying(*arguments: Any) -> None:
+        if next(calls) == 2:
+            raise PowerCutError
+        keep(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "_keep", dying)
+        with pytest.raises(PowerCutError):
+            run(tmp_path / "cut", PLAIN.replace(epochs=2))
+    train(resume=tmp_path / "cut", show=False)
+    assert same(*(read_weights(tmp_path / folder).tensors for folder in ("whole", "cut")))
+    curves = [(tmp_path / folder / "curves.svg").read_text() for folder in ("whole", "cut")]
+    assert curves[0] == curves[1]
+
+
+def test_without_a_whole_checkpoint_nothing_is_begun_anew(tmp_path: Path) -> None:
+    """It would write over what is there, and, after --weights, start from others."""
+    run(tmp_path / "run", PLAIN.replace(epochs=1))
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
+        checkpoint.write_bytes(b"spoilt")
+    with pytest.raises(InputError, match="no whole checkpoint"):
+        train(resume=tmp_path / "run", show=False)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == metrics
+
+
+def test_a_run_that_goes_on_takes_no_changes(tmp_path: Path) -> None:
+    run(tmp_path / "run", PLAIN.replace(epochs=1))
+    with pytest.raises(InputError, match="a run goes on with its own set"):
+        train(resume=tmp_path / "run", set=["optimizer.lr=0.5"], show=False)

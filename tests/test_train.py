@@ -365,3 +365,23 @@ def test_small_steps_run_on_one_thread_and_the_setting_comes_back(
     finally:
         torch.set_num_threads(before)
     assert used == [1, 4]
+
+
+def test_batches_that_are_cut_too_small_are_refused(tmp_path: Path) -> None:
+    """A part of one image has no batch statistics; a part of none would be left out of the gradients' exchange."""
+    with pytest.raises(InputError, match="in 16 parts"):
+        quick("digits", tmp_path / "run", recipe=TINY.replace(accumulate=16))
+
+
+def test_alternating_flips_depend_on_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    augmenter = train_module.Augmenter
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        made = augmenter(*arguments, **options)
+        seeds.append(made.seed)
+        return made
+
+    monkeypatch.setattr(train_module, "Augmenter", watched)
+    quick("digits", tmp_path / "run", seed=7)
+    assert seeds == [7]

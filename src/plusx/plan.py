@@ -84,10 +84,7 @@ def make_plan(
     _refuse_too_large(price, ranks.device)
     if recipe.norm == "all" and ranks.world > 1 and ranks.device.type != "cuda":
         raise InputError('recipe: norm = "all" needs GPUs: torch synchronises batch norms between no other devices')
-    if batch < 2 and ranks.world > 1:
-        raise InputError(
-            f"recipe: batches of {recipe.batch_size} images leave {batch} to each of {ranks.world} processes"
-        )
+    _refuse_too_divided(len(images) // steps_each, len(held_out), recipe, ranks)
     recipe = recipe.replace(input_size=size)
     steps = recipe.steps or recipe.epochs * steps_each
     speed = choose(recipe, ranks.device, price.macs * batch, steps)
@@ -166,6 +163,19 @@ def _fit_channels(design: Design, default: bool, images: Images) -> tuple[Design
     if grey == (wants == 1):
         return design, ""
     return design, "grey images as three channels" if grey else "colour images made grey"
+
+
+def _refuse_too_divided(batch: int, held_out: int, recipe: Recipe, ranks: Ranks) -> None:
+    """Raise InputError where a process would get nothing, or batch norm a single image, for its share.
+
+    batch: images in the smallest. A lone process takes any batch whole, as `steps_in_epoch` makes it.
+    """
+    divided, least = ranks.world * recipe.accumulate, batch // ranks.world // recipe.accumulate
+    if divided > 1 and least < 2:
+        how = f"among {ranks.world} processes, in {recipe.accumulate} parts"
+        raise InputError(f"recipe: batches of {batch} images, {how}, are cut to {least}; at least 2 are needed")
+    if held_out < ranks.world:
+        raise InputError(f"train: {held_out:,} images held out are fewer than {ranks.world} processes")
 
 
 def _refuse_too_large(price: Cost, device: torch.device) -> None:

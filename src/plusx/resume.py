@@ -11,7 +11,7 @@ from plusx.evaluate import given_path
 from plusx.plan import Plan, make_plan
 from plusx.ranks import Ranks, restarted
 from plusx.recipe import Recipe
-from plusx.state import State, newest
+from plusx.state import State, has_checkpoints, newest
 
 
 def resumed_folder(resume: str | Path | None, out: Path | None, here: Ranks) -> Path | None:
@@ -53,11 +53,17 @@ def old_plan(folder: Path, here: Ranks, display: Display) -> Plan:
 
 
 def newest_state(folder: Path, here: Ranks, display: Display) -> State | None:
-    """The newest whole state; every process takes the same."""
+    """The newest whole state; every process takes the same.
+
+    None where torchrun starts anew before there was any. Raises InputError where none is whole: what is there is not
+    begun anew and written over.
+    """
     found = newest(folder)
     if found is not None:
         for line in found[1]:
             display.line(f"{line}; an older one is taken")
+    elif has_checkpoints(folder) or not restarted():
+        raise InputError(f"resume {folder}: there is no whole checkpoint in it; train anew, in another folder")
     step = here.agree(found[0].position.step if found is not None else -1)
     if (found[0].position.step if found is not None else -1) != step:
         raise WorkError(f"resume {folder}: the processes see different checkpoints; they need one folder in common")

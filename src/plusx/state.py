@@ -165,6 +165,11 @@ def newest(run: Path) -> tuple[State, tuple[str, ...]] | None:
     return None
 
 
+def has_checkpoints(run: Path) -> bool:
+    """Whether a run has any, whole or not."""
+    return bool(_steps(run / FOLDER))
+
+
 def _steps(folder: Path) -> dict[int, Path]:
     names = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.safetensors")]
     return {int(match[1]): path for match, path in names if match}

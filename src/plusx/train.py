@@ -99,7 +99,9 @@ def train(
         display = Display(show and here.first)
         folder = resumed_folder(resume, out, here)
         if folder is not None:
-            refuse_beside_resume(data=data, design=design, recipe=recipe, epochs=epochs, weights=weights, seed=seed)
+            refuse_beside_resume(
+                data=data, design=design, recipe=recipe, epochs=epochs, weights=weights, seed=seed, set=set or None
+            )
             plan = old_plan(folder, here, display)
         else:
             dataset = open_data("digits" if data is None else data, say=display.line)
@@ -166,6 +168,8 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
         checkpoints = stack.enter_context(Checkpoints(folder)) if here.first else None
         if here.first:
             _start_folder(folder, plan, history, here.device)
+        if here.first and history and not position.in_epoch:  # the run may have ended before it could write these
+            _keep(folder, plan, learner, history)
         asked = stack.enter_context(listening())
         advance = stack.enter_context(display.bar("", plan.steps))
         advance(position.step)
@@ -174,6 +178,7 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
             history.append(epoch)
             if here.first:
                 _keep(folder, plan, learner, history)
+                runs.append_metrics(folder, asdict(epoch))
             display.epoch_line(epoch_text(epoch, plan.epochs))
     if here.first:
         display.line(write_report(folder))
@@ -210,7 +215,7 @@ def _fit(
     """
     plan, recipe, here = job.plan, job.plan.recipe, job.ranks
     changes = recipe.augment.replace(resized_crop=None) if train_set.crops else recipe.augment
-    augment = Augmenter(changes, plan.design.stem.in_channels)
+    augment = Augmenter(changes, plan.design.stem.in_channels, seed=recipe.seed)
     saved_at = time.monotonic()
     while at.step < plan.steps:
         order = torch.randperm(len(train_set), generator=chance(recipe.seed, at.epoch, "order"))
@@ -351,9 +356,8 @@ def _start_folder(folder: Path, plan: Plan, history: Sequence[Epoch], device: to
 
 
 def _keep(folder: Path, plan: Plan, learner: Learner, history: Sequence[Epoch]) -> None:
-    """The weights, the metrics and the curves after a whole epoch."""
+    """The weights and the curves after a whole epoch."""
     tensors = learner.kept.state_dict()
     weights = Weights(plan.design, tensors, plan.dataset.classes, plan.size, learner.pixels.mean, learner.pixels.std)
     write_weights(folder / WEIGHTS_FILE, weights)
-    runs.append_metrics(folder, asdict(history[-1]))
     write_text(folder / runs.CURVES_FILE, draw_curves(history, plan.recipe))
