@@ -1,19 +1,20 @@
 """How fast a training step is, against the same network trained as torchvision's and timm's scripts do on a CPU.
 
-Result, 24 November 2026, on 2 shared cores of an "AMD EPYC" with AVX512-bf16, Python 3.11.7, torch 2.13.0+cpu, n = 9:
+Result, 24 November 2026, on 2 shared cores of an "AMD EPYC" with AVX512-bf16, Python 3.11.7, torch 2.13.0+cpu, n = 9
+(python benchmarks/train_step.py --steps 9 --profile):
 
     network       batch   peer       plusx     ratio (least to most)   share of the bfloat16 matrix peak
-    ResNet-20     128      180 ms     88 ms    2.05 (1.64 to 2.30)     0.42
-    ResNet-18      16      631 ms    273 ms    2.31 (2.09 to 2.40)     0.77
-    ResNet-50      16    2,098 ms    689 ms    3.04 (2.55 to 4.64)     0.61
+    ResNet-20     128      149 ms     75 ms    1.98 (1.83 to 2.11)     0.40
+    ResNet-18      16      559 ms    239 ms    2.34 (2.14 to 2.81)     0.72
+    ResNet-50      16    1,685 ms    634 ms    2.66 (2.31 to 5.46)     0.65
 
-The goals are ratios of 2.7 (ResNet-20) and 2.6 (ResNet-18 and 50), set on another machine, and 0.75 of the peak. Met
-on ResNet-50 (ratio) and ResNet-18 (share); the rest is open. Runs differ by more than their spread, mostly in the
-peer: two later runs with --compile gave ResNet-20 153 and 86 ms (1.78), ResNet-18 593 and 310 ms (1.91). Those are
-not pairs with the table's; where compiled and eager steps of ResNet-20 alternated in one process (bare steps, n = 12)
-it was 70 to 74 ms, after 21 s of compiling. Where ResNet-20's step goes (--profile, on a busy machine): convolutions
-63 %, batch norms 16 %, ReLUs 6 %, additions 5 %. The checks for what is not finite took 2.3 of 88.6 ms (n = 12,
-against a bare step).
+An earlier run of the same command gave 2.05, 2.31 and 3.04, and shares of 0.42, 0.77 and 0.61: runs differ by more
+than their spread. The goals are ratios of 2.7 (ResNet-20) and 2.6 (ResNet-18 and 50), set on another machine, and
+0.75 of the peak. ResNet-50's ratio is met, by little; the rest is open. ResNet-20's step goes into convolutions (64
+%: 47 backward, 17 forward), batch norms (17 %), ReLUs (6 %) and additions (7 %); ResNet-18's convolutions take 79 %,
+ResNet-50's 70 %. The checks for what is not finite took 2.3 of 88.6 ms (ResNet-20, n = 12, against a bare step in the
+same process); compiled and eager bare steps of ResNet-20, alternating, took 70 and 74 ms (n = 12), after 21 s of
+compiling.
 
 The peer is torchvision's own model (ResNet-20, which it has not: plusx's), eager, float32, N C H W contiguous, torch's
 SGD with its defaults. Ours is `plusx.learner.Learner` with the recipe "quick": the step that `plusx train` takes, from

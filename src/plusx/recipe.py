@@ -212,8 +212,9 @@ class Ema(_Part):
 class Progressive(_Part):
     """Small images first, then larger ones (arXiv 2104.00298 §4.2), and the input size itself at the end.
 
-    start: the first size, as a share of the input size. until: the share of the run after which the full size is used;
-        sizes grow linearly, in multiples of the network's stride.
+    start: the first size, as a share of the input size, but never less than the network's stride.
+    until: the share of the run after which the full size is used; sizes grow linearly, in multiples of half that
+        stride, or of 4.
     """
 
     start: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
