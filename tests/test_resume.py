@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plusx import state
+from plusx import runs
 from plusx.checkpoint import read_weights
 from plusx.errors import InputError, WeightsError, WorkError
 from plusx.families import cifar
@@ -306,7 +306,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:
     again = train(resume=tmp_path / "run", show=False)
     assert same(before, read_weights(tmp_path / "run").tensors)
     assert again.accuracy_percent == done.accuracy_percent
-    assert state.FOLDER in {path.name for path in (tmp_path / "run").iterdir()}
+    assert runs.CHECKPOINTS_FOLDER in {path.name for path in (tmp_path / "run").iterdir()}
 
 
 def test_a_power_cut_between_the_last_checkpoint_and_the_weights(
@@ -346,3 +346,27 @@ def test_a_run_that_goes_on_takes_no_changes(tmp_path: Path) -> None:
     run(tmp_path / "run", PLAIN.replace(epochs=1))
     with pytest.raises(InputError, match="a run goes on with its own set"):
         train(resume=tmp_path / "run", set=["optimizer.lr=0.5"], show=False)
+
+
+@pytest.mark.parametrize("at", [14, 15, 16])
+def test_a_signal_at_or_beside_the_last_step_of_an_epoch(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At step 15 of 15 nothing is left of the epoch but to judge and record it."""
+    whole = run(tmp_path / "whole", PLAIN)
+    step, done = Learner.step, iter(range(1, 99))
+
+    def signalled(self: Learner, *arguments: Any, **options: Any) -> Any:
+        outcome = step(self, *arguments, **options)
+        if next(done) == at - 1:  # the next step is the last one
+            os.kill(os.getpid(), signal.SIGTERM)
+        return outcome
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", signalled)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", PLAIN)
+    assert final(tmp_path / "cut").position.step == at
+    resumed = train(resume=tmp_path / "cut", show=False)
+    assert same(*(read_weights(tmp_path / folder).tensors for folder in ("whole", "cut")))
+    assert [epoch.lr for epoch in resumed.history] == [epoch.lr for epoch in whole.history]

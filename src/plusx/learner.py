@@ -71,15 +71,27 @@ class Learner:
         self._statistics = [buffer for buffer in self.net.buffers() if buffer.is_floating_point()]
         self._counters = [buffer for buffer in self.net.buffers() if not buffer.is_floating_point()]
         self._before = [buffer.clone() for buffer in (*self._statistics, *self._counters)]
-        self.updates = 0
 
     @property
     def kept(self) -> Network:
         """The averaged network where there is one."""
         return self.net if self.ema is None else self.ema
 
-    def step(self, batch: Mixed, whole: int, factor: float, *, head_only: bool = False, stop: bool = False) -> Outcome:
-        """One step on this process's part of a batch of `whole` images, at `factor` times the learning rate."""
+    def step(
+        self,
+        batch: Mixed,
+        whole: int,
+        factor: float,
+        *,
+        updates: int = 0,
+        head_only: bool = False,
+        stop: bool = False,
+    ) -> Outcome:
+        """One step on this process's part of a batch of `whole` images, at `factor` times the learning rate.
+
+        updates: how often the weights were changed before. head_only: leave all but the head as it is. stop: whether
+        this process was asked to stop.
+        """
         self.net.train()
         self.optimizer.zero_grad()
         self._remember()
@@ -94,9 +106,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * (0.0 if head_only and not group["head"] else factor)
         self.optimizer.step()
-        self.updates += 1
         if self.ema is not None:
-            self._average()
+            self._average(updates + 1)
         return Outcome(loss, int(right_), True, stops > 0)
 
     def _backward(self, batch: Mixed, whole: int) -> tuple[float, int]:
@@ -146,10 +157,10 @@ class Learner:
     def _undo(self) -> None:
         torch._foreach_copy_([*self._statistics, *self._counters], self._before)
 
-    def _average(self) -> None:
+    def _average(self, updates: int) -> None:
         assert self.ema is not None
         assert self.recipe.ema is not None
-        weight = 1 - min(self.recipe.ema.decay, (1 + self.updates) / (10 + self.updates))
+        weight = 1 - min(self.recipe.ema.decay, (1 + updates) / (10 + updates))
         ours, theirs = self.ema.state_dict(), self.net.state_dict()
         floats = [name for name, value in ours.items() if value.is_floating_point()]
         torch._foreach_lerp_([ours[name] for name in floats], [theirs[name] for name in floats], weight)
@@ -160,21 +171,23 @@ class Learner:
     def suspect(self, batch: Mixed) -> str:
         """Where in the network something is not finite: the first layer that gives it, or that has such a gradient."""
         found: list[str] = []
-        handles = [
-            module.register_forward_hook(
-                lambda _, __, given, name=name: None if bool(given.isfinite().all()) else found.append(name)
-            )
-            for name, module in self.net.named_modules()
-            if name and not list(module.children())
+
+        def look(name: str, given: Tensor) -> None:
+            if not _is_finite(given):
+                found.append(name)
+
+        layers = [(name, layer) for name, layer in self.net.named_modules() if name and not list(layer.children())]
+        hooks = [
+            layer.register_forward_hook(lambda _, __, given, name=name: look(name, given)) for name, layer in layers
         ]
-        weights = [name for name, value in self.net.named_parameters() if not bool(value.isfinite().all())]
         with torch.no_grad(), self.speed.autocast(self.ranks.device):
             self.net(self.images(batch.images))
-        for handle in handles:
-            handle.remove()
-        grads = [n for n, p in self.net.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
-        layers = [*(f"the weights {name}" for name in weights), *(f"layer {name}" for name in found)]
-        return (*layers, *(f"the gradient of {name}" for name in reversed(grads)), "the loss")[0]
+        for hook in hooks:
+            hook.remove()
+        parameters = list(self.net.named_parameters())
+        weights = [f"the weights {name}" for name, value in parameters if not _is_finite(value)]
+        grads = [f"the gradient of {name}" for name, value in parameters if not _is_finite(value.grad)]
+        return (*weights, *(f"layer {name}" for name in found), *reversed(grads), "the loss")[0]
 
     def capture(self, position: Position) -> State:
         """Everything to go on from here, copied."""
@@ -183,7 +196,6 @@ class Learner:
     def restore(self, saved: State) -> None:
         """Go on from there. Raises WeightsError."""
         state.restore(saved, self.net, self.optimizer, self.ema)
-        self.updates = saved.position.updates
 
 
 def make_optimizer(net: Network, recipe: Recipe, *, fused: bool) -> torch.optim.Optimizer:
@@ -209,6 +221,10 @@ def _groups(net: Network, recipe: Recipe) -> Iterator[dict[str, Any]]:
                 by_decay.setdefault(spec.weight_decay if decays else 0.0, []).append(parameter)
         for decay, parameters in by_decay.items():
             yield {"params": parameters, "weight_decay": decay, "base_lr": rate, "head": part is net.head}
+
+
+def _is_finite(values: Tensor | None) -> bool:
+    return values is None or bool(values.isfinite().all())
 
 
 def _parts_of(net: Network) -> Iterable[tuple[nn.Module, int]]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plusx.checkpoint import WEIGHTS_FILE
-from plusx.curves import HELD_OUT, TRAINING, Line, Panel, curves_svg
+from plusx.curves import curves_svg, run_panels
 from plusx.design import Design
 from plusx.errors import WorkError
+from plusx.learner import Outcome
 from plusx.metrics import Tally
 from plusx.plan import Plan
 from plusx.recipe import Recipe
@@ -135,15 +136,16 @@ class Clock:
         return seconds, waited
 
 
-def after(at: Position, finite: bool, loss: float, right: int, images: int, clock: Clock, recipe: Recipe) -> Position:
-    """The position after one more step."""
+def after(at: Position, outcome: Outcome, images: int, lr: float, clock: Clock, recipe: Recipe) -> Position:
+    """The position after one more step, on a batch of `images`, at the learning rate `lr`."""
     sums = {"loss": 0.0, "right": 0.0, "images": 0.0, "undone": 0.0, "seconds": 0.0, "waiting": 0.0, **at.sums}
+    sums["lr"] = lr
     seconds, waiting = clock.lap()
     sums["seconds"] += seconds
     sums["waiting"] += waiting
-    if finite:
-        sums["loss"] += loss
-        sums["right"] += right
+    if outcome.finite:
+        sums["loss"] += outcome.loss * images
+        sums["right"] += outcome.right
         sums["images"] += images
     else:
         sums["undone"] += 1
@@ -155,8 +157,8 @@ def after(at: Position, finite: bool, loss: float, right: int, images: int, cloc
         step=at.step + 1,
         in_epoch=at.in_epoch + 1,
         sums=sums,
-        bad_steps=0 if finite else at.bad_steps + 1,
-        updates=at.updates + finite,
+        bad_steps=0 if outcome.finite else at.bad_steps + 1,
+        updates=at.updates + outcome.finite,
         warmed=warmed,
     )
 
@@ -174,7 +176,7 @@ def next_epoch(at: Position, epoch: Epoch) -> Position:
     )
 
 
-def close_epoch(at: Position, plan: Plan, result: Tally, lr: float, clock: Clock) -> Epoch:
+def close_epoch(at: Position, result: Tally, clock: Clock) -> Epoch:
     """The record of a pass that is over. Raises WorkError where the held-out loss is not finite."""
     if not math.isfinite(result.loss):
         raise WorkError(f"training: the held-out loss is {result.loss} after epoch {at.epoch + 1}; lower lr")
@@ -182,7 +184,7 @@ def close_epoch(at: Position, plan: Plan, result: Tally, lr: float, clock: Clock
     return Epoch(
         epoch=at.epoch + 1,
         step=at.step,
-        lr=lr,
+        lr=sums["lr"],
         train_loss=sums["loss"] / images,
         train_accuracy_percent=100 * sums["right"] / images,
         held_out_loss=result.loss,
@@ -212,10 +214,7 @@ def epoch_text(epoch: Epoch, epochs: int) -> str:
 
 def draw_curves(history: Sequence[Epoch], recipe: Recipe) -> str:
     """The loss, and the accuracy on the images held out, over the passes, as SVG."""
-    trained = Line("training", [epoch.train_loss for epoch in history], TRAINING)
-    loss = Line("held out", [epoch.held_out_loss for epoch in history], HELD_OUT)
-    accuracy = Line("held out", [epoch.held_out_accuracy_percent for epoch in history], HELD_OUT)
-    return curves_svg((Panel("loss (nats)", (trained, loss), _made_harder(recipe)), Panel("accuracy (%)", (accuracy,))))
+    return curves_svg(run_panels([asdict(epoch) for epoch in history], _made_harder(recipe))[:2])
 
 
 def _made_harder(recipe: Recipe) -> str:

@@ -20,7 +20,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -33,7 +32,7 @@ from plusx.design import Design
 from plusx.dialects import load
 from plusx.display import Display
 from plusx.errors import InputError, WorkError
-from plusx.evaluate import given_path, judge
+from plusx.inference import OnBadImage, check_on_bad_image, given_path, judge
 from plusx.interrupts import Asked, Interrupted, listening
 from plusx.learner import Learner, Pixels
 from plusx.metrics import Tally
@@ -67,7 +66,7 @@ def train(
     seed: int | None = None,
     device: str | torch.device | None = None,
     workers: int = 0,
-    on_bad_image: Literal["skip", "fail"] = "fail",
+    on_bad_image: OnBadImage = "fail",
     checkpoint_minutes: float = 10.0,
     show: bool = True,
 ) -> Run:
@@ -93,6 +92,7 @@ def train(
     finite or the disk refuses. Interrupted (Ctrl-C, SIGTERM), it saves its state, says how to go on, and raises
     KeyboardInterrupt.
     """
+    check_on_bad_image(on_bad_image)
     started, out = time.perf_counter(), None if out is None else given_path("out", out)
     with ExitStack() as stack:
         here = stack.enter_context(ranks(device))
@@ -127,7 +127,7 @@ class _Job:
     ranks: Ranks
     display: Display
     workers: int
-    on_bad_image: Literal["skip", "fail"]
+    on_bad_image: OnBadImage
     checkpoint_s: float
 
     def loader(self, images: Images, advance: Callable[[int], None], crop: tuple[float, float] | None = None) -> Loader:
@@ -244,8 +244,10 @@ def _fit(
             )
             factor = recipe.schedule.factor(progress)
             head_only = recipe.finetune is not None and progress.epoch <= recipe.finetune.head_epochs
-            outcome = learner.step(mixed, len(batch), factor, head_only=head_only, stop=asked.signum is not None)
-            at = after(at, outcome.finite, outcome.loss * len(batch), outcome.right, len(batch), clock, recipe)
+            outcome = learner.step(
+                mixed, len(batch), factor, updates=at.updates, head_only=head_only, stop=asked.signum is not None
+            )
+            at = after(at, outcome, len(batch), recipe.optimizer.lr * factor, clock, recipe)
             if at.bad_steps == BAD_STEPS:
                 where = learner.suspect(mixed)
                 raise WorkError(
@@ -259,7 +261,7 @@ def _fit(
             if outcome.stop:
                 _stop(job, checkpoints, asked, at)
         result = _held_out(learner, test_set, job)
-        epoch = close_epoch(at, plan, result, recipe.optimizer.lr * factor, clock)
+        epoch = close_epoch(at, result, clock)
         at = next_epoch(at, epoch)
         _save(checkpoints, learner, at)
         yield epoch
