@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from plusx.data import Loader, loader, open_data
-from plusx.data.augment import flip, normalise, pad_crop
+from plusx.data.augment import Augmenter, normalise
 from plusx.errors import DataError
+from plusx.recipe import Augment
 from tests.images import colour_folders
 
 
@@ -76,23 +77,28 @@ def test_images_of_one_colour_do_not_divide_by_zero() -> None:
     assert Loader(images, 8, 1).statistics()[1] == (1.0,)
 
 
+def changed(images: torch.Tensor, how: Augment) -> torch.Tensor:
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    return Augmenter(how, images.shape[1])(images, labels, chance=generator()).images
+
+
 def test_pad_crop_moves_and_fills_with_black() -> None:
-    images = torch.randint(1, 256, (200, 3, 6, 5), dtype=torch.uint8, generator=generator())
-    moved = pad_crop(images, 2, generator())
+    images = torch.randint(1, 256, (200, 3, 6, 6), dtype=torch.uint8, generator=generator())
+    moved = changed(images, Augment(crop_padding=2 / 6, flip="none"))
     assert moved.shape == images.shape
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     places = set()
     for before, after in zip(padded, moved, strict=True):
-        fits = [(y, x) for y in range(5) for x in range(5) if torch.equal(before[:, y : y + 6, x : x + 5], after)]
+        fits = [(y, x) for y in range(5) for x in range(5) if torch.equal(before[:, y : y + 6, x : x + 6], after)]
         assert len(fits) == 1
         places.add(fits[0])
     assert len(places) == 25
-    assert torch.equal(moved, pad_crop(images, 2, generator()))
+    assert torch.equal(moved, changed(images, Augment(crop_padding=2 / 6, flip="none")))
 
 
 def test_flip_mirrors_half() -> None:
-    images = torch.arange(200 * 12, dtype=torch.int64).remainder(251).to(torch.uint8).view(200, 1, 3, 4)
-    flipped = flip(images, generator())
+    images = torch.arange(200 * 16, dtype=torch.int64).remainder(251).to(torch.uint8).view(200, 1, 4, 4)
+    flipped = changed(images, Augment(crop_padding=0.0, flip="random"))
     mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(flipped, images, strict=True)]
     kept = [torch.equal(a, b) for a, b in zip(flipped, images, strict=True)]
     assert all(a != b for a, b in zip(mirrored, kept, strict=True))

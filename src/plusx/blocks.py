@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from plusx import layers
 from plusx.design import StrideOn
-from plusx.errors import DesignError
+from plusx.errors import DesignError, check_one_of
 from plusx.layers import BlockOptions, BlockPlan, ConvOrder, Layer
 
 
@@ -114,8 +114,7 @@ class ConvBlock(nn.Sequential):
         groups: int = 1,
         order: ConvOrder = "conv norm act",
     ) -> None:
-        if order not in get_args(ConvOrder):
-            raise DesignError(f"order: {order!r} is not one of {', '.join(get_args(ConvOrder))}")
+        check_one_of("order:", order, get_args(ConvOrder), DesignError)
         layers.check(layers.Conv(in_channels, out_channels, k_size, stride, dilation, groups, order))
         normed = in_channels if order.startswith("norm") else out_channels
         parts: dict[str, nn.Module] = {

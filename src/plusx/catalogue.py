@@ -3,6 +3,7 @@
 Everything is read from the files of the run folders (`runs.py`), tolerantly: one that is broken is listed as such.
 """
 
+import re
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -208,18 +209,9 @@ def _is_run(folder: Path) -> bool:
     return (folder / runs.METRICS_FILE).is_file() and (folder / runs.DESIGN_FILE).is_file()
 
 
-def _order(folder: Path) -> list[Any]:
-    """digits-net-10 comes after digits-net-9."""
-    parts, number = [], ""
-    for mark in f"{folder} ":
-        if mark.isdecimal():
-            number += mark
-            continue
-        if number:
-            parts.append((0, int(number), ""))
-            number = ""
-        parts.append((1, 0, mark))
-    return parts
+def _order(folder: Path) -> list[str | int]:
+    """digits-net-10 comes after digits-net-9: text and numbers, in turn."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(folder))]
 
 
 def _is_done(epochs: Sequence[Mapping[str, Any]], done: int, wanted: int | None, recipe: Mapping[str, Any]) -> bool:
@@ -242,7 +234,7 @@ def _state(
 def _newest(folder: Path) -> float:
     """When a file of the run was last written, in seconds since 1970."""
     times = [0.0]
-    for file in (*folder.glob("*"), *folder.glob("checkpoints/*")):
+    for file in (*folder.glob("*"), *folder.glob(f"{runs.CHECKPOINTS_FOLDER}/*")):
         try:
             times.append(file.stat().st_mtime)
         except OSError:  # gone in the meantime

@@ -7,7 +7,6 @@ No pickle anywhere. A file is written beside its place, flushed to the disk and 
 the old file or the whole new one. `replacing` does this for every file of a run.
 """
 
-import os
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch import Tensor
 from plusx import __version__
 from plusx.design import Design
 from plusx.errors import InputError, PlusxError, WeightsError, WorkError
+from plusx.files import written_whole
 from plusx.network import Network, build
 from plusx.values import Value
 
@@ -175,19 +175,10 @@ def weights_path(path: str | Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; on leaving, what was written takes `path`'s place, whole or not at all.
-
-    Raises WorkError when the disk refuses. Nothing of a failed or interrupted attempt is left.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """`files.written_whole`, whose failures are a WorkError: what a person sees when the disk refuses."""
     try:
-        beside.touch()
-        mode = beside.stat().st_mode  # as the user's umask says; safetensors would make it private
-        yield beside
-        beside.chmod(mode)
-        _flush(beside)
-        beside.replace(path)
-        _flush(path.parent)
+        with written_whole(path) as beside:
+            yield beside
     except PlusxError:
         raise
     except (OSError, SafetensorError) as problem:
@@ -196,22 +187,12 @@ def replacing(path: Path) -> Iterator[Path]:
         if "inline_container" not in str(problem):  # else it is torch.save's writer, which does not tell why it failed
             raise
         raise WorkError(f"writing {path}: torch could not write it whole; is the disk full?") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file through `replacing`."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(problem: BaseException) -> str:

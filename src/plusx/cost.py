@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from plusx import families, ledger
 from plusx.design import Design
-from plusx.errors import InputError, did_you_mean
+from plusx.errors import InputError, check_one_of
 from plusx.ledger import Dtype, Part
 from plusx.reports import Report
 
@@ -177,9 +177,7 @@ def cost(
     arithmetic intensity. Raises DesignError for an unknown name, InputError for an input that vanishes in the network.
     """
     design = families.find(design)
-    if detail not in get_args(Detail):
-        known = get_args(Detail)
-        raise InputError(f"detail: {detail!r} is not one of {', '.join(known)}{did_you_mean(str(detail), known)}")
+    check_one_of("detail:", detail, get_args(Detail))
     if not isinstance(batch, int) or batch < 1:
         raise InputError(f"batch: {batch!r} is not a positive whole number")
     size = input_size(design, input)

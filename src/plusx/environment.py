@@ -1,6 +1,5 @@
 """Where something was run, in words: versions, device, processor. For records and reports."""
 
-import os
 import platform
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 
 from plusx import __version__
+from plusx.data.machine import cpus
 
 
 def describe(device: torch.device | str = "cpu") -> dict[str, str]:
@@ -19,7 +19,7 @@ def describe(device: torch.device | str = "cpu") -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": f"{_processor()}, {_cores()} cores for this process, {torch.get_num_threads()} threads",
+        "processor": f"{_processor()}, {cpus()} cores for this process, {torch.get_num_threads()} threads",
         "device": str(place),
     }
     if place.type == "cuda":
@@ -37,10 +37,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine() or "unknown"
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # only Linux tells
-        return os.cpu_count() or 1

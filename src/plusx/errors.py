@@ -43,6 +43,13 @@ class WorkError(PlusxError, RuntimeError):
     """The input was right, and the work failed."""
 
 
+def check_one_of(what: str, value: object, known: Iterable[str], error: type[InputError] = InputError) -> None:
+    """Raise `error`, naming `known` and the nearest of them, unless `value` is one: `tta 'flop' is not one of …`."""
+    known = tuple(known)
+    if value not in known:
+        raise error(f"{what} {value!r} is not one of {', '.join(known)}{did_you_mean(str(value), known)}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'width'?"` when `word` is nearly one of `known`, else the empty string."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -15,10 +15,9 @@ from plusx import reports, runs
 from plusx.checkpoint import Weights
 from plusx.data import Images, Loader, open_data
 from plusx.errors import DataError, did_you_mean
-from plusx.inference import TTA, Model, OnBadImage, check_on_bad_image, check_tta, loaded_size, open_model
-from plusx.inference import given_path as given_path
-from plusx.inference import judge as judge
+from plusx.inference import TTA, Model, OnBadImage, check_on_bad_image, check_tta, judge, loaded_size, open_model
 from plusx.metrics import Calibration, Tally, calibration, confusion, topk_percent
+from plusx.notation import percent
 from plusx.reports import Report
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class Evaluation(Report):
             table.add_column(Text(self.classes[index].name), justify="right")
         for row, result in zip(self.confusion, self.classes, strict=True):
             cells = [str(count) if count else "·" for count in row]
-            table.add_row(Text(result.name), f"{result.images:,}", _percent(result.accuracy_percent), *cells)
+            table.add_row(Text(result.name), f"{result.images:,}", percent(result.accuracy_percent), *cells)
         return table
 
     def _worst_table(self) -> "RenderableType":
@@ -117,7 +116,7 @@ class Evaluation(Report):
             wrong = [0 if named == index else count for named, count in enumerate(self.confusion[index])]
             taken = self.classes[wrong.index(max(wrong))].name if max(wrong) else "·"
             result = self.classes[index]
-            table.add_row(Text(result.name), f"{result.images:,}", _percent(result.accuracy_percent), Text(taken))
+            table.add_row(Text(result.name), f"{result.images:,}", percent(result.accuracy_percent), Text(taken))
         return table
 
 
@@ -233,7 +232,3 @@ def _labels_by_name(known: tuple[str, ...], spec: str, names: Sequence[str]) -> 
             shown = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
             raise DataError(f"{spec}: class {name!r} is not one the network knows ({shown}){did_you_mean(name, known)}")
     return [known.index(name) for name in names]
-
-
-def _percent(value: float | None) -> str:
-    return "·" if value is None else f"{value:.1f} %"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from plusx.checkpoint import Weights, replacing
 from plusx.data.decode import Pixels
-from plusx.errors import InputError, did_you_mean
+from plusx.errors import InputError, check_one_of, did_you_mean
 from plusx.inference import Model, full_precision, given_path, open_model
 from plusx.network import Network
 from plusx.pictures import Given, decode_picture, find_pictures
@@ -100,8 +100,7 @@ def explain(
     no image; WeightsError; WorkError when the disk refuses.
     """
     path = _output(output)
-    if method not in (known := get_args(Method)):
-        raise InputError(f"explain: method {method!r} is not one of {', '.join(known)}{did_you_mean(method, known)}")
+    check_one_of("explain: method", method, get_args(Method))
     _captum()
     model = open_model(run, device)
     target = None if class_name is None else _index(class_name, model.classes)

@@ -22,7 +22,7 @@ from plusx.design import (
     Stem,
     StrideOn,
 )
-from plusx.errors import DesignError, did_you_mean
+from plusx.errors import DesignError, check_one_of, did_you_mean
 
 BlockKind = Literal["building", "bottleneck"]
 
@@ -90,8 +90,7 @@ def cifar_preact(depth: int, *, block: BlockKind = "bottleneck", name: str = "")
     Bottlenecks (164, 1001) have depth 9n+2 and shortcut B, as the paper's released code does; building blocks (110)
     have depth 6n+2 and shortcut A, as the 110-layer baseline that the paper takes from arXiv 1512.03385.
     """
-    if block not in get_args(BlockKind):
-        raise DesignError(f"block: {block!r} is not one of {', '.join(get_args(BlockKind))}")
+    check_one_of("block:", block, get_args(BlockKind), DesignError)
     name = name or f"cifar_preact{depth}"
     if block == "building":
         return _cifar(

@@ -18,7 +18,7 @@ from plusx.cost import cost
 from plusx.data import Loader
 from plusx.data.augment import normalise
 from plusx.design import Design
-from plusx.errors import InputError, WeightsError, did_you_mean
+from plusx.errors import InputError, WeightsError, check_one_of
 from plusx.metrics import Tally
 from plusx.network import Network, choose_device
 
@@ -97,17 +97,12 @@ def class_names(weights: Weights) -> tuple[str, ...]:
 
 def check_tta(tta: str) -> None:
     """Raise InputError for what is no `TTA`."""
-    known = get_args(TTA)
-    if tta not in known:
-        raise InputError(f"tta {tta!r} is not one of {', '.join(known)}{did_you_mean(str(tta), known)}")
+    check_one_of("tta", tta, get_args(TTA))
 
 
 def check_on_bad_image(on_bad_image: str) -> None:
     """Raise InputError for what is no `OnBadImage`."""
-    known = get_args(OnBadImage)
-    if on_bad_image not in known:
-        meant = did_you_mean(str(on_bad_image), known)
-        raise InputError(f"on_bad_image {on_bad_image!r} is not one of {', '.join(known)}{meant}")
+    check_one_of("on_bad_image", on_bad_image, get_args(OnBadImage))
 
 
 def loaded_size(size: int, tta: TTA) -> int:

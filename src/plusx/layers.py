@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from plusx.design import Design, Order, Shortcut, Stage, StrideOn
-from plusx.errors import DesignError, did_you_mean
+from plusx.errors import DesignError, check_one_of, did_you_mean
 
 ConvOrder = Literal["conv norm act", "conv norm", "conv", "act conv norm", "norm act conv"]
 
@@ -212,8 +212,8 @@ class _Options:
     share_preact: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("order", self.order, get_args(Order))
-        _one_of("shortcut", self.shortcut, get_args(Shortcut))
+        check_one_of("order:", self.order, get_args(Order), DesignError)
+        check_one_of("shortcut:", self.shortcut, get_args(Shortcut), DesignError)
         for flag in ("skip", "share_preact"):
             if not isinstance(getattr(self, flag), bool):
                 raise DesignError(f"{flag}: {getattr(self, flag)!r} is not True or False")
@@ -261,7 +261,8 @@ def bottleneck(
     for name, channels in (("in_channels", in_channels), ("mid_channels", mid_channels)):
         _positive(name, channels)
     recipe, width = _ORDERS[chosen.order], in_channels if chosen.out_channels is None else chosen.out_channels
-    if _one_of("stride_on", stride_on, get_args(StrideOn)) == "3x3":
+    check_one_of("stride_on:", stride_on, get_args(StrideOn), DesignError)
+    if stride_on == "3x3":
         strides, dilation = (1, chosen.stride), chosen.first
     else:
         strides, dilation = (chosen.stride, 1), chosen.dilation
@@ -394,12 +395,6 @@ def _shortcut(chosen: _Options, in_channels: int, width: int) -> tuple[Layer, ..
 
 def _loose(order: Literal["", "act", "norm act"], channels: int) -> tuple[Layer, ...]:
     return {"": (), "act": (Act(channels),), "norm act": (Norm(channels), Act(channels))}[order]
-
-
-def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise DesignError(f"{field}: {value!r} is not one of {', '.join(known)}{did_you_mean(str(value), known)}")
-    return value
 
 
 def _positive(field: str, value: int) -> None:

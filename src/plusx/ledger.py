@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from plusx import layers
 from plusx.design import Design
-from plusx.errors import InputError, did_you_mean
+from plusx.errors import check_one_of
 from plusx.layers import BlockPlan, Layer, StagePlan
 from plusx.meter import Line, Map, Meter, Tally, difference, total
 
@@ -130,8 +130,7 @@ def block(plan: BlockPlan, channels: int, size: tuple[int, int]) -> Part:
 
 
 def _item_bytes(dtype: str) -> int:
-    if dtype not in _ITEM_BYTES:
-        raise InputError(f"dtype: {dtype!r} is not one of {', '.join(_ITEM_BYTES)}{did_you_mean(dtype, _ITEM_BYTES)}")
+    check_one_of("dtype:", dtype, _ITEM_BYTES)
     return _ITEM_BYTES[dtype]
 
 

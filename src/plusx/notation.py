@@ -218,6 +218,11 @@ def count(number: int) -> str:
     return str(number)
 
 
+def percent(value: float | None) -> str:
+    """One digit after the point; a dot for what is not known."""
+    return "·" if value is None else f"{value:.1f} %"
+
+
 def share(part: int, whole: int) -> str:
     """A part as percent, one digit after the point."""
     return f"{100 * part / whole:.1f} %" if whole else "0.0 %"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from plusx.data import decode, load_files
-from plusx.data.decode import SUFFIXES
+from plusx.data.decode import SUFFIXES, named_like_an_image
 from plusx.errors import DataError, InputError
 from plusx.inference import OnBadImage, given_path
 
@@ -115,7 +115,7 @@ def _below(folder: Path) -> list[Picture]:
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if _is_image(name)]
+        found += [Path(parent, name) for name in names if named_like_an_image(name)]
     if not found:
         raise DataError(
             f"{folder}: no images are in that folder, or below it (named like {', '.join(sorted(SUFFIXES))})"
@@ -133,7 +133,3 @@ def _matching(pattern: str) -> list[Picture]:
     if not files:
         raise DataError(f"{pattern}: there is no such file, and no image matches that pattern")
     return [Picture(name) for name in files]
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES

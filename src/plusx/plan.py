@@ -7,7 +7,6 @@ Whatever is wrong is found here, as one line.
 
 import hashlib
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import torch
 from plusx import families
 from plusx.cost import Cost, cost
 from plusx.data import Dataset, Images
+from plusx.data.machine import memory
 from plusx.design import Design
 from plusx.errors import DesignError, InputError
-from plusx.evaluate import given_path
+from plusx.inference import given_path
 from plusx.ranks import Ranks
 from plusx.recipe import Recipe, find, preset
 from plusx.speed import Speed, choose
@@ -183,11 +183,11 @@ def _refuse_too_large(price: Cost, device: torch.device) -> None:
 
     Weights, gradients and momentum, and what a step keeps for the backward pass; a lower bound of what is needed.
     """
-    need, memory = 3 * price.weights_bytes() + price.training_bytes(), _memory_bytes(device)
-    if memory is None or need <= memory:
+    need, there_is = 3 * price.weights_bytes() + price.training_bytes(), _memory_bytes(device)
+    if there_is is None or need <= there_is:
         return
     what = f"{price.params:,} parameters, batches of {price.batch:,} images of {price.input[0]} pixels"
-    gib = f"{need / 2**30:,.1f} GiB or more, and {device} has {memory / 2**30:,.1f}"
+    gib = f"{need / 2**30:,.1f} GiB or more, and {device} has {there_is / 2**30:,.1f}"
     raise InputError(
         f"training design {price.design.name!r} ({what}) needs {gib}; choose a smaller design, batch_size or input_size"
     )
@@ -197,10 +197,7 @@ def _memory_bytes(device: torch.device) -> int | None:
     """What the device has in all; None where it does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None
+    return memory()
 
 
 def _default_design(dataset: Dataset, size: int) -> Design:

@@ -10,6 +10,7 @@ from plusx.data.decode import Pixels
 from plusx.evaluate import Evaluation, Judged
 from plusx.html import halves, png, table, text, wide
 from plusx.metrics import Bin, Calibration, most_confused
+from plusx.notation import percent
 
 LARGEST_TABLE = 24
 """Classes. More are shown as a picture of a pixel for each pair."""
@@ -69,17 +70,13 @@ def _reliability_table(found: Calibration) -> str:
         (
             f"{bin.above_percent:.0f}–{bin.up_to_percent:.0f}",
             f"{bin.images:,}",
-            _percent(bin.confidence_percent),
-            _percent(bin.accuracy_percent),
+            percent(bin.confidence_percent),
+            percent(bin.accuracy_percent),
         )
         for bin in found.bins
         if bin.images
     ]
     return table(("given, %", "images", "given, mean", "right"), rows)
-
-
-def _percent(value: float | None) -> str:
-    return "·" if value is None else f"{value:.1f} %"
 
 
 def _axes(plot: _Plot) -> str:

@@ -7,7 +7,7 @@ from plusx.data import open_data
 from plusx.design import Design
 from plusx.display import Display
 from plusx.errors import InputError, WorkError
-from plusx.evaluate import given_path
+from plusx.inference import given_path
 from plusx.plan import Plan, make_plan
 from plusx.ranks import Ranks, restarted
 from plusx.recipe import Recipe

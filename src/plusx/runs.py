@@ -5,6 +5,7 @@ recipe.toml        how, every field spelt out
 model.safetensors  the weights after the last whole epoch (checkpoint.py)
 metrics.jsonl      its first line says on what: {"run": {…}}; then one line for each epoch
 curves.svg         the same as a picture
+checkpoints/       the states to go on from (state.py)
 report.html        all of it for a person, in one file (report.py)
 """
 
@@ -21,7 +22,7 @@ from plusx.checkpoint import WEIGHTS_FILE, write_text
 from plusx.errors import InputError, WorkError
 
 DESIGN_FILE, RECIPE_FILE, METRICS_FILE, CURVES_FILE = "design.toml", "recipe.toml", "metrics.jsonl", "curves.svg"
-REPORT_FILE = "report.html"
+REPORT_FILE, CHECKPOINTS_FOLDER = "report.html", "checkpoints"
 _FILES = (DESIGN_FILE, RECIPE_FILE, WEIGHTS_FILE, METRICS_FILE, CURVES_FILE)
 
 
@@ -36,11 +37,10 @@ class Origin:
 
 def read_origin(run: Path) -> Origin | None:
     """The first line of a run folder's metrics; None where there is none (a weights file on its own)."""
+    about = read_about(run)
     try:
-        with (run / METRICS_FILE).open(encoding="utf-8") as file:
-            about = json.loads(file.readline())["run"]
         return Origin(str(about["data"]), float(about["held_out"]), int(about["split_seed"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 
@@ -113,7 +113,7 @@ def new_run(out: Path | None, name: str) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        if not (folder / WEIGHTS_FILE).exists() and not any(folder.glob("checkpoints/*.safetensors")):
+        if not (folder / WEIGHTS_FILE).exists() and not any(folder.glob(f"{CHECKPOINTS_FOLDER}/*.safetensors")):
             for file in _FILES:
                 (folder / file).unlink(missing_ok=True)
             if made and not any(folder.iterdir()):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from plusx import families, layers
 from plusx.cost import Cost, cost
 from plusx.design import Design
-from plusx.errors import InputError, did_you_mean
+from plusx.errors import check_one_of
 from plusx.layers import BlockPlan, Layer
 from plusx.ledger import Part
 from plusx.notation import blocks_in, count, depth, formula, output, shape, share, words
@@ -76,9 +76,7 @@ def show(design: Design | str, input: int | tuple[int, int] | None = None, *, de
     `input` is the images' height and width in pixels, as in `cost`. `detail` is where the tree ends: "stage", "block"
     or "layer". Equal blocks in a row are one line with "× n". Raises DesignError, InputError.
     """
-    if detail not in get_args(Detail):
-        known = get_args(Detail)
-        raise InputError(f"show: detail {detail!r} is not one of {', '.join(known)}{did_you_mean(str(detail), known)}")
+    check_one_of("show: detail", detail, get_args(Detail))
     design = families.find(design)
     costs, plan = cost(design, input), layers.network(design)
     stages = [_stage(index, costs, design, detail) for index in range(len(design.stages))]

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from plusx.checkpoint import replacing
 from plusx.errors import WeightsError
+from plusx.runs import CHECKPOINTS_FOLDER
 
-FOLDER = "checkpoints"
 KEEP = 2
 """Checkpoints kept beside the best one."""
 
@@ -110,7 +110,7 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path, keep: int = KEEP) -> None:
-        self.folder, self.keep = run / FOLDER, keep
+        self.folder, self.keep = run / CHECKPOINTS_FOLDER, keep
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="plusx-checkpoint")
         self._pending: Future[None] | None = None
 
@@ -155,7 +155,7 @@ class Checkpoints:
 
 def newest(run: Path) -> tuple[State, tuple[str, ...]] | None:
     """The newest whole state of a run, and why newer ones were passed over; None where there is none."""
-    found = _steps(run / FOLDER)
+    found = _steps(run / CHECKPOINTS_FOLDER)
     passed: list[str] = []
     for step in sorted(found, reverse=True):
         try:
@@ -167,7 +167,7 @@ def newest(run: Path) -> tuple[State, tuple[str, ...]] | None:
 
 def has_checkpoints(run: Path) -> bool:
     """Whether a run has any, whole or not."""
-    return bool(_steps(run / FOLDER))
+    return bool(_steps(run / CHECKPOINTS_FOLDER))
 
 
 def _steps(folder: Path) -> dict[int, Path]:

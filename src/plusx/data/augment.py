@@ -139,15 +139,3 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     shape = (1, len(mean), 1, 1)
     scale = torch.tensor(std, device=images.device).view(shape) * 255
     return (images - torch.tensor(mean, device=images.device).view(shape) * 255) / scale
-
-
-def pad_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to `padding` pixels either way, black where nothing moves in (arXiv 1512.03385 §4.2)."""
-    draws = Draws(generator, len(images), 0, len(images))
-    down, right = (draws.below(2 * padding + 1) - padding for _ in range(2))
-    return warp.shift(images, down, right, padding)
-
-
-def flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image mirrored left to right with probability one half."""
-    return warp.mirror(images, Draws(generator, len(images), 0, len(images)).uniform(0, 1) < 0.5)

@@ -24,6 +24,7 @@ import numpy as np
 from plusx.data.dataset import Images
 from plusx.data.decode import DECODERS, Pixels
 from plusx.data.downloads import Say, cache_folder
+from plusx.files import written_whole
 
 if sys.platform != "win32":
     import fcntl
@@ -89,12 +90,12 @@ def _open(where: Path, name: str) -> Kept | None:
 def _write(where: Path, name: str, shape: tuple[int, ...], fill: Fill) -> None:
     if shutil.disk_usage(where).free < 2 * np.prod(shape, dtype=object):
         raise OSError(errno.ENOSPC, "they would take more than half of the disk space that is free")
-    with _beside(where, name, "npy") as path:
+    with written_whole(where / f"{name}.npy") as path:
         pixels = _new_array(path, shape)
         bad = fill(pixels)
         pixels.flush()
         if bad:  # before the pixels: they say that all is there
-            with _beside(where, name, "bad.json") as beside:
+            with written_whole(where / f"{name}.bad.json") as beside:
                 beside.write_text(json.dumps(bad), encoding="utf-8")
 
 
@@ -110,27 +111,6 @@ def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[tuple[int, ...],
         else:
             file.truncate(end)
     return np.memmap(path, np.uint8, "r+", start, shape)
-
-
-@contextmanager
-def _beside(where: Path, name: str, ending: str) -> Iterator[Path]:
-    """A path to write to, which becomes `name.ending` when all went well."""
-    beside = where / f".{name}.{os.getpid()}.{ending}.tmp"
-    try:
-        yield beside
-        _fsync(beside)
-        beside.replace(where / f"{name}.{ending}")
-        _fsync(where)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

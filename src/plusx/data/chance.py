@@ -41,10 +41,6 @@ class Draws:
         """int64, N or N `columns`, from 0 to `high` - 1."""
         return self._mine(torch.randint(high, self._shape(columns), generator=self.chance))
 
-    def one(self) -> torch.Generator:
-        """The generator itself, for what is drawn once for the whole batch."""
-        return self.chance
-
     def _shape(self, columns: int | None) -> tuple[int, ...]:
         return (self.whole,) if columns is None else (self.whole, columns)
 

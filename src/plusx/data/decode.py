@@ -27,6 +27,12 @@ SUFFIXES = frozenset(
 )
 """The endings of image files, in lower case. What a file is, its content says; these only tell it from a text file."""
 
+
+def named_like_an_image(name: str) -> bool:
+    """Whether a file's name, without its folder, is that of an image; hidden files are none."""
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
 DECODERS = f"1 pillow {version('pillow')} simplejpeg {version('simplejpeg')}"
 """What pixels depend on beside the file. The first number counts the changes to what this file makes of an image."""
 

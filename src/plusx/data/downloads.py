@@ -15,6 +15,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from plusx.errors import DataError
+from plusx.files import written_whole
 
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 """Where Zalando publishes Fashion-MNIST (arXiv 1708.07747)."""
@@ -95,17 +96,13 @@ def _archive(name: str, url: str, md5: str, folder: Path, say: Say) -> Path:
 
 def _fetch(url: str, path: Path, digest: str, say: Say) -> None:
     """Download one .gz file; it appears at `path` only whole and right."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _one_line("fashion-mnist", url, "give a folder that holds the files: fashion-mnist:DIR"):
         data = _read(url, say)
         if hashlib.sha256(gzip.decompress(data)).hexdigest() != digest:
             raise ValueError("its SHA-256 is not the published file's")
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with written_whole(path) as beside:
             beside.write_bytes(data)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 def _read(url: str, say: Say) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from plusx.data.dataset import Dataset, Images
-from plusx.data.decode import SUFFIXES
+from plusx.data.decode import named_like_an_image
 from plusx.errors import DataError, did_you_mean
 
 _PARTS = {
@@ -112,7 +112,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     if odd := [name for name in names if not name.isprintable()]:
         raise DataError(f"{folder}: class folder {odd[0]!a} has a name that cannot be printed")
     if not names:
-        loose = sum(_is_image(entry.name) for entry in folder.iterdir())
+        loose = sum(named_like_an_image(entry.name) for entry in folder.iterdir())
         found = f"{loose} images lie in it directly" if loose else "it holds no folders and no images"
         raise DataError(f"{folder}: {found}; a folder of images for each class is needed")
     return names
@@ -134,9 +134,5 @@ def _class_files(root: Path, classes: tuple[str, ...], only: tuple[str, ...] = (
 
 
 def _image_files(folder: Path) -> list[Path]:
-    found = [Path(parent) / name for parent, _, names in os.walk(folder) for name in names if _is_image(name)]
+    found = [Path(parent) / name for parent, _, names in os.walk(folder) for name in names if named_like_an_image(name)]
     return sorted(found)
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES

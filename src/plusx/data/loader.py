@@ -173,7 +173,7 @@ class Loader:
                 why = problem.strerror or str(problem)
                 self._say(f"decoded images are not kept in {cache.folder()}: {why}; they are decoded in each run")
         shape = (len(images), self.size, self.size, self.channels)
-        if np.prod(shape, dtype=object) > memory() // 2:
+        if np.prod(shape, dtype=object) > (memory() or MEMORY_LIMIT) // 2:
             return None
         pixels = np.empty(shape, dtype=np.uint8)
         return cache.Kept(pixels, fill(pixels))

@@ -20,7 +20,7 @@ def erase(images: Tensor, probability: float, draws: Draws) -> Tensor:
     area = height * width * draws.uniform(*_AREA)
     shape = draws.uniform(math.log(_SHAPES[0]), math.log(_SHAPES[1])).exp()
     place, chosen = draws.uniform(0, 1, columns=2), draws.uniform(0, 1) < probability
-    noise = torch.randint(256, (1, channels, height, width), generator=draws.one(), dtype=torch.uint8)
+    noise = torch.randint(256, (1, channels, height, width), generator=draws.chance, dtype=torch.uint8)
     tall = (area * shape).sqrt().round().clamp_max(height) * chosen
     wide = (area / shape).sqrt().round().clamp_max(width)
     rows = _stretch(place[:, 0], tall, height)

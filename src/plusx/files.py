@@ -1,0 +1,33 @@
+"""Writing a file so that there is always either the old one or the whole new one, whatever happens meanwhile."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; on leaving, what was written is flushed to the disk and takes `path`'s place.
+
+    Raises OSError when the disk refuses. Nothing of a failed or interrupted attempt is left.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.touch()
+        mode = beside.stat().st_mode  # as the user's umask says; safetensors would make it private
+        yield beside
+        beside.chmod(mode)
+        _flush(beside)
+        beside.replace(path)
+        _flush(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
