@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -225,3 +226,14 @@ def test_a_hostile_name_does_not_reach_the_terminal(tmp_path: Path) -> None:
     done = run("cost", "net.toml", cwd=tmp_path)
     assert done.returncode == 2
     assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["list", "cost", "compare", "show", "draw", "identify", "convert", "train", "evaluate", "predict", "runs"],
+)
+def test_every_option_says_what_it_is(command: str) -> None:
+    """A name alone on its line is an option that nobody explained."""
+    lines = [line.strip("│ ") for line in run(command, "--help").stdout.splitlines()]
+    bare = r"(\* +)?([A-Z|]+ )?-[\w-]+( -[\w-]+)*( (INT|STR|PATH|FLOAT|CHOICE)(\.\.\.)?)?"
+    assert not [line for line in lines if re.fullmatch(bare, line)]

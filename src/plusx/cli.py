@@ -36,6 +36,17 @@ OneDesign = Annotated[str, Parameter(name="NAME|FILE", show_default=False)]
 Designs = Annotated[str, Parameter(name="NAME|FILE", show_default=False)]
 Input = Annotated[str | None, Parameter(name="--input")]
 Detail = Literal["stage", "block", "layer"]
+ImageSize = Annotated[
+    str | None,
+    Parameter(name="--input", help="Height and width of the images in pixels, 224 or 224x160; 32 or 224 by default."),
+]
+Device = Annotated[str | None, Parameter(help="cpu, cuda, …; by default cuda where there is one.")]
+OnBadImage = Annotated[
+    Literal["fail", "skip"],
+    Parameter(help="What is no image ends the command, or is named on standard error and left out."),
+]
+TrainedRun = Annotated[Path, Parameter(help="A run folder or a weights file.")]
+Ema = Annotated[bool, Parameter(help="Where a file has weights averaged over training, take those.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead.")]
 
 
@@ -139,7 +150,7 @@ def list_(pattern: str = "*", *, json: Json = False) -> None:
 @app.command
 def cost(
     *designs: Designs,
-    input: Input = None,
+    input: ImageSize = None,
     batch: int = 1,
     detail: Detail = "stage",
     explain: bool = False,
@@ -155,8 +166,6 @@ def cost(
     ----------
     designs
         One or more networks; several make a side-by-side table.
-    input
-        Height and width of the images in pixels, 224 or 224x160; by default 32 for small stems, else 224.
     batch
         Images at once, for memory and arithmetic intensity.
     detail
@@ -207,8 +216,10 @@ def compare(
 
     Parameters
     ----------
-    first, second
+    first
         building or bottleneck.
+    second
+        The other.
     width
         Channels of the first block.
     input
@@ -220,15 +231,13 @@ def compare(
 
 
 @app.command
-def show(design: OneDesign, *, input: Input = None, detail: Detail = "layer", json: Json = False) -> None:
+def show(design: OneDesign, *, input: ImageSize = None, detail: Detail = "layer", json: Json = False) -> None:
     """Print a network as a tree, with shapes and costs.
 
     Parameters
     ----------
     design
         The network.
-    input
-        Height and width of the images in pixels, 224 or 224x160.
     detail
         Where the tree ends: at stages, blocks or layers.
     """
@@ -242,7 +251,7 @@ def draw(
     design: OneDesign,
     *,
     output: Annotated[str, Parameter(name=("--output", "-o"))],
-    input: Input = None,
+    input: ImageSize = None,
     block: bool = False,
     at: str | None = None,
 ) -> None:
@@ -254,8 +263,6 @@ def draw(
         The network.
     output
         The .svg file to write; an SVG that is there is replaced, nothing else is.
-    input
-        Height and width of the images in pixels, 224 or 224x160.
     block
         Draw the block instead, as the paper's Figures 2 and 5 do.
     at
@@ -271,7 +278,7 @@ def draw(
 def identify(
     file: Path,
     *,
-    ema: bool = True,
+    ema: Ema = True,
     hints: Annotated[Hints | None, Parameter(name="*")] = None,
     json: Json = False,
 ) -> None:
@@ -281,8 +288,6 @@ def identify(
     ----------
     file
         A .safetensors or .pth file, a run folder, or a folder of transformers or timm.
-    ema
-        Where a file has weights averaged over training, take those.
     """
     from plusx import identify as the_identification
 
@@ -297,7 +302,7 @@ def convert(
     to: str = "plusx",
     design: str | None = None,
     overwrite: bool = False,
-    ema: bool = True,
+    ema: Ema = True,
     classes: Path | None = None,
     input_size: int | None = None,
     mean: Floats = None,
@@ -319,14 +324,14 @@ def convert(
         Insist that the file holds this network.
     overwrite
         Replace a target that exists.
-    ema
-        Where a file has weights averaged over training, take those.
     classes
         A file with the name of one class per line, in the order of the logits.
     input_size
         Height and width of the images it takes, in pixels.
-    mean, std
-        Per channel, of pixel values from 0 to 1: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225.
+    mean
+        What is subtracted from each channel of pixel values from 0 to 1: 0.485,0.456,0.406.
+    std
+        What each channel is divided by then: 0.229,0.224,0.225.
     """
     from plusx import convert as the_conversion
 
@@ -353,15 +358,15 @@ def train(
     *,
     design: str | None = None,
     recipe: str | None = None,
-    set: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    set: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
     epochs: int | None = None,
     weights: Path | None = None,
     out: Path | None = None,
     resume: Path | None = None,
     seed: int | None = None,
-    device: str | None = None,
+    device: Device = None,
     workers: int = 0,
-    on_bad_image: Literal["skip", "fail"] = "fail",
+    on_bad_image: OnBadImage = "fail",
     checkpoint_minutes: float = 10.0,
     json: Json = False,
 ) -> None:
@@ -377,20 +382,18 @@ def train(
         A preset's name or a TOML file; by default one that suits the data.
     set
         Change a field of the recipe, such as optimizer.lr=0.05; may be given again.
-    epochs, seed
-        Instead of the recipe's.
+    epochs
+        Passes over the images, instead of the recipe's.
+    seed
+        Of weights, order and changes, instead of the recipe's.
     weights
         A weights file of any dialect to start from; the recipe is then finetune by default.
     out
         A folder that is new or empty; by default runs/DATA-DESIGN-N.
     resume
         The folder of a run that was stopped: go on with it, to the same weights.
-    device
-        cpu, cuda, …; by default cuda where there is one.
     workers
         Processes that decode images, where the set is too large to be kept decoded.
-    on_bad_image
-        skip: name and leave out files that are no images; fail: stop at the first.
     checkpoint_minutes
         How often the state is saved, beside the end of each epoch.
     """
@@ -417,28 +420,22 @@ def train(
 
 @app.command
 def evaluate(
-    run: Path,
+    run: TrainedRun,
     data: str | None = None,
     *,
     tta: Literal["none", "flip", "ten-crop"] = "none",
-    on_bad_image: Literal["fail", "skip"] = "fail",
-    device: str | None = None,
+    on_bad_image: OnBadImage = "fail",
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Measure a trained network: top-1 and top-5 accuracy, per class, the confusion of classes, and calibration.
 
     Parameters
     ----------
-    run
-        A run folder or a weights file.
     data
         As in train; by default what the run held out, or test/ where it held out val/.
     tta
         Average over views of each image: it and its mirror image, or five crops and theirs.
-    on_bad_image
-        What is no image ends the command, or is named on standard error and left out.
-    device
-        cpu, cuda, …; by default cuda where there is one.
     """
     from plusx import evaluate as the_evaluation
 
@@ -449,20 +446,18 @@ def evaluate(
 
 @app.command
 def predict(
-    run: Path,
+    run: TrainedRun,
     *images: Images,
     from_: Annotated[str | None, Parameter(name="--from", allow_leading_hyphen=True)] = None,
     top: int = 1,
-    on_bad_image: Literal["fail", "skip"] = "fail",
-    device: str | None = None,
+    on_bad_image: OnBadImage = "fail",
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Name what images show.
 
     Parameters
     ----------
-    run
-        A run folder or a weights file.
     images
         Image files of any mode, folders of them, quoted patterns such as 'photos/**/*.jpg', or - for an image's bytes
         on standard input.
@@ -470,10 +465,6 @@ def predict(
         A file that lists them, one a line, or - for such a list on standard input: find … | plusx predict RUN --from -
     top
         How many of the likeliest classes to name.
-    on_bad_image
-        What is no image ends the command, or is named on standard error and left out.
-    device
-        cpu, cuda, …; by default cuda where there is one.
     """
     from plusx import predict as the_prediction
     from plusx.pictures import read_list
@@ -485,15 +476,13 @@ def predict(
 
 
 @app.command
-def report(run: Path, *, device: str | None = None, json: Json = False) -> None:
+def report(run: Path, *, device: Device = None, json: Json = False) -> None:
     """Write RUN/report.html: one page with the design, its cost, curves, confusion, calibration and the worst mistakes.
 
     Parameters
     ----------
     run
         A run folder.
-    device
-        cpu, cuda, …; by default cuda where there is one.
     """
     from plusx import report as the_report
 
@@ -502,21 +491,19 @@ def report(run: Path, *, device: str | None = None, json: Json = False) -> None:
 
 @app.command
 def explain(
-    run: Path,
+    run: TrainedRun,
     image: Images,
     *,
     output: Annotated[str, Parameter(name=("--output", "-o"))],
     method: Literal["gradcam", "ig"] = "gradcam",
     class_name: Annotated[str | None, Parameter(name="--class")] = None,
-    device: str | None = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Write a picture of what speaks for a class: the image beside itself with the parts that mattered laid over it.
 
     Parameters
     ----------
-    run
-        A run folder or a weights file.
     image
         An image file, or - for its bytes on standard input.
     output
@@ -525,8 +512,6 @@ def explain(
         Grad-CAM, which tells where, or integrated gradients, which tell which pixels.
     class_name
         The class to explain; by default the one that the network names.
-    device
-        cpu, cuda, …; by default cuda where there is one.
     """
     from plusx import explain as the_explanation
 
