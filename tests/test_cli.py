@@ -106,6 +106,7 @@ SCALING = {"devices", "bandwidth", "per_machine", "macs_per_second"}
         ("train", {"json"}, {"show"}),  # the command always shows its progress
         ("evaluate", {"json"}, set()),
         ("report", {"json"}, set()),
+        ("runs", {"json"}, set()),
         ("explain", {"json"}, set()),
         ("predict", {"json", "from_"}, set()),  # --from: a list of images
     ],

@@ -138,3 +138,11 @@ def test_presets_survive_a_file(name: str) -> None:
 def test_one_way_to_crop_at_a_time() -> None:
     with pytest.raises(RecipeError, match="crop_padding and resized_crop: one way to crop at a time"):
         Augment(resized_crop=(0.5, 1.0))
+
+
+def test_what_only_randaugment_uses_is_refused_elsewhere() -> None:
+    assert Augment(auto="rand", rand_magnitude=15).rand_magnitude == 15
+    with pytest.raises(RecipeError, match=r'rand_magnitude is of no use where auto is not "rand"'):
+        Augment(auto="trivial", rand_magnitude=15)
+    with pytest.raises(RecipeError, match="rand_operations is of no use"):
+        Augment(rand_operations=3)

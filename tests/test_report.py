@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plusx import html, runs
+from plusx import html, run_folder
 from plusx.cost import cost
 from plusx.errors import InputError, WeightsError
 from plusx.evaluate import ClassResult, Evaluation, evaluate
@@ -106,7 +106,7 @@ def test_the_worst_mistake_is_shown_with_both_classes(colours: tuple[Path, Run],
     wrong = noisy(COLOURS["red"], 5)
     wrong.save(data / "test" / "blue" / "wrong.png")
     folder = copy(run, tmp_path / "run")
-    lines = [{"run": runs.read_about(folder) | {"data": str(data)}}, *runs.read_epochs(folder)]
+    lines = [{"run": run_folder.read_about(folder) | {"data": str(data)}}, *run_folder.read_epochs(folder)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     report(folder)
     text = (folder / "report.html").read_text()
@@ -129,8 +129,8 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     run = train(data, design=design, recipe=Recipe(epochs=1, batch_size=8), out=tmp_path / "run", show=False)
     with (run.folder / "recipe.toml").open("a") as recipe:
         recipe.write("# </pre><script>alert(4)</script>")
-    about = runs.read_about(run.folder) | {"command": "plusx train '<script>'", "started": "<i>now</i>"}
-    lines = [{"run": about | {"environment": {"<u>a</u>": "<u>b</u>"}}}, *runs.read_epochs(run.folder)]
+    about = run_folder.read_about(run.folder) | {"command": "plusx train '<script>'", "started": "<i>now</i>"}
+    lines = [{"run": about | {"environment": {"<u>a</u>": "<u>b</u>"}}}, *run_folder.read_epochs(run.folder)]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = Page(report(run.folder).file)
     assert_alone(page)
@@ -142,7 +142,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 def test_images_that_are_gone_leave_the_rest(colours: tuple[Path, Run], tmp_path: Path) -> None:
     _, run = colours
     folder = copy(run, tmp_path / "run")
-    lines = [{"run": runs.read_about(folder) | {"data": str(tmp_path / "gone")}}, *runs.read_epochs(folder)]
+    lines = [{"run": run_folder.read_about(folder) | {"data": str(tmp_path / "gone")}}, *run_folder.read_epochs(folder)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     written = report(folder)
     assert written.evaluation is None

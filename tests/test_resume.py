@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plusx import runs
+from plusx import run_folder
 from plusx.checkpoint import read_weights
 from plusx.errors import InputError, WeightsError, WorkError
 from plusx.families import cifar
@@ -306,7 +306,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:
     again = train(resume=tmp_path / "run", show=False)
     assert same(before, read_weights(tmp_path / "run").tensors)
     assert again.accuracy_percent == done.accuracy_percent
-    assert runs.CHECKPOINTS_FOLDER in {path.name for path in (tmp_path / "run").iterdir()}
+    assert run_folder.CHECKPOINTS_FOLDER in {path.name for path in (tmp_path / "run").iterdir()}
 
 
 def test_a_power_cut_between_the_last_checkpoint_and_the_weights(

@@ -9,6 +9,9 @@ import pytest
 
 from plusx import tensorboard
 from plusx.errors import InputError
+from plusx.families import cifar
+from plusx.recipe import Recipe
+from plusx.train import train
 
 RECORDS: list[dict[str, Any]] = [
     {"epoch": 1, "lr": 0.1, "train_loss": 2.0, "held_out_accuracy_percent": 30, "note": "text"},
@@ -58,3 +61,20 @@ def test_without_tensorboard_one_line_says_how_to_get_it(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match=r"pip install 'plusx\[tensorboard\]'"):
         tensorboard.write(tmp_path, RECORDS)
+
+
+def test_training_writes_it_and_a_run_that_goes_on_takes_it_up(tmp_path: Path) -> None:
+    recipe = Recipe(name="t", epochs=2, batch_size=400)
+    design = cifar(8).with_in_channels(1)
+    made = train("digits", design=design, recipe=recipe, out=tmp_path / "run", tensorboard=True, show=False)
+    found = {line.partition(" ")[0]: line for line in read(tmp_path / "run" / "tensorboard").splitlines()}
+    expected = [(epoch.epoch, round(epoch.train_loss, 4)) for epoch in made.history]
+    assert found["train/loss"] == f"train/loss {' '.join(map(str, expected))}"
+    train(resume=tmp_path / "run", tensorboard=True, show=False)
+
+
+def test_without_the_extra_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="TensorBoard is an extra"):
+        train("digits", out=tmp_path / "run", tensorboard=True, show=False)
+    assert not (tmp_path / "run").exists()

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from plusx.blocks import Bottleneck as Bottleneck
     from plusx.blocks import BuildingBlock as BuildingBlock
     from plusx.blocks import ConvBlock as ConvBlock
-    from plusx.catalogue import compare_runs as compare_runs
-    from plusx.catalogue import list_runs as list_runs
+    from plusx.catalogue import runs as runs
     from plusx.checkpoint import Weights as Weights
     from plusx.compare import compare as compare
     from plusx.cost import Cost as Cost
@@ -65,7 +64,6 @@ _HOMES = {
     "Weights": "checkpoint",
     "build": "network",
     "compare": "compare",
-    "compare_runs": "catalogue",
     "convert": "dialects",
     "cost": "cost",
     "design": "families",
@@ -74,10 +72,10 @@ _HOMES = {
     "explain": "explain",
     "identify": "dialects",
     "list": "families:names",
-    "list_runs": "catalogue",
     "load": "dialects",
     "predict": "predict",
     "report": "report",
+    "runs": "catalogue",
     "scale": "scale",
     "show": "show",
     "train": "train",

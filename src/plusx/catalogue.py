@@ -1,6 +1,6 @@
-"""Runs on this machine: `list_runs` finds and lists them, `compare_runs` sets some side by side.
+"""Runs on this machine: `runs` lists those in a folder, or sets several side by side.
 
-Everything is read from the files of the run folders (`runs.py`), tolerantly: one that is broken is listed as such.
+Everything is read from the files of the run folders (run_folder.py), tolerantly: a broken one is listed as such.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from plusx import reports, runs
+from plusx import reports, run_folder
 from plusx.checkpoint import WEIGHTS_FILE
 from plusx.cost import cost
 from plusx.design import Design
@@ -149,6 +149,14 @@ def list_runs(folder: str | Path = "runs") -> RunList:
     return RunList(root, tuple(read_run(run) for run in sorted(_run_folders(root, _DEPTH), key=_order)))
 
 
+def runs(*folders: str | Path) -> RunList | RunComparison:
+    """The runs below a folder, by default `runs`; or, of two or more runs, what differs between them.
+
+    Raises InputError for a folder that is not there, or of several one that is no run.
+    """
+    return compare_runs(folders) if len(folders) > 1 else list_runs(*folders)
+
+
 def compare_runs(folders: Sequence[str | Path]) -> RunComparison:
     """Two or more runs side by side. Raises InputError for fewer, and for a folder that is no run."""
     paths = [given_path(f"runs[{index}]", folder) for index, folder in enumerate(folders)]
@@ -166,11 +174,11 @@ def compare_runs(folders: Sequence[str | Path]) -> RunComparison:
 
 def read_run(folder: Path) -> RunFacts:
     """What the files of a run folder tell. Never raises: what is wrong is said in `problem`."""
-    about, epochs = runs.read_about(folder), runs.read_epochs(folder)
+    about, epochs = run_folder.read_about(folder), run_folder.read_epochs(folder)
     recipe, design, problem, params = dict[str, Any](), dict[str, Any](), "", None
     try:
-        recipe, design = _toml(folder / runs.RECIPE_FILE), _toml(folder / runs.DESIGN_FILE)
-        params = cost(Design.read(folder / runs.DESIGN_FILE)).params
+        recipe, design = _toml(folder / run_folder.RECIPE_FILE), _toml(folder / run_folder.DESIGN_FILE)
+        params = cost(Design.read(folder / run_folder.DESIGN_FILE)).params
     except (InputError, OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:
         problem = " ".join(str(reason).split())
     done, last = max((record["epoch"] for record in epochs), default=0), epochs[-1] if epochs else {}
@@ -186,7 +194,7 @@ def read_run(folder: Path) -> RunFacts:
         accuracy_percent=_number(last.get("held_out_accuracy_percent")),
         held_out_loss=_number(last.get("held_out_loss")),
         params=params,
-        seconds=runs.seconds(epochs),
+        seconds=run_folder.seconds(epochs),
         problem=problem,
         recipe=recipe,
         design=design,
@@ -206,7 +214,7 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / runs.METRICS_FILE).is_file() and (folder / runs.DESIGN_FILE).is_file()
+    return (folder / run_folder.METRICS_FILE).is_file() and (folder / run_folder.DESIGN_FILE).is_file()
 
 
 def _order(folder: Path) -> list[str | int]:
@@ -234,7 +242,7 @@ def _state(
 def _newest(folder: Path) -> float:
     """When a file of the run was last written, in seconds since 1970."""
     times = [0.0]
-    for file in (*folder.glob("*"), *folder.glob(f"{runs.CHECKPOINTS_FOLDER}/*")):
+    for file in (*folder.glob("*"), *folder.glob(f"{run_folder.CHECKPOINTS_FOLDER}/*")):
         try:
             times.append(file.stat().st_mtime)
         except OSError:  # gone in the meantime

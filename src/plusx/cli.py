@@ -368,6 +368,7 @@ def train(
     workers: int = 0,
     on_bad_image: OnBadImage = "fail",
     checkpoint_minutes: float = 10.0,
+    tensorboard: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> None:
     """Train a network on labelled images; leaves a run folder. Several processes: torchrun … -m plusx train ….
@@ -396,6 +397,8 @@ def train(
         Processes that decode images, where the set is too large to be kept decoded.
     checkpoint_minutes
         How often the state is saved, beside the end of each epoch.
+    tensorboard
+        Write each epoch to RUN/tensorboard too; an extra.
     """
     from plusx import train as the_training
 
@@ -413,6 +416,7 @@ def train(
         workers=workers,
         on_bad_image=on_bad_image,
         checkpoint_minutes=checkpoint_minutes,
+        tensorboard=tensorboard,
     )
     if os.environ.get("RANK", "0") == "0":
         _show(run, json)
@@ -527,9 +531,9 @@ def runs(*folders: Path, json: Json = False) -> None:
     folders
         One folder to look in, by default runs; or two or more runs to compare.
     """
-    from plusx import compare_runs, list_runs
+    from plusx import runs as the_runs
 
-    _show(compare_runs(folders) if len(folders) > 1 else list_runs(*folders), json)
+    _show(the_runs(*folders), json)
 
 
 def _design(name: str) -> "Design":

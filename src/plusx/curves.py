@@ -38,7 +38,7 @@ def curves_svg(panels: Sequence[Panel]) -> str:
 
 
 def run_panels(records: Sequence[Mapping[str, Any]], note: str = "") -> tuple[Panel, ...]:
-    """The panels of a run, from its records (`runs.read_epochs`): those values that every epoch has, as finite numbers.
+    """The panels of a run, from its records (`run_folder.read_epochs`): the values that every epoch has, if finite.
 
     note: what must be known to compare the losses of training and held-out images.
     """

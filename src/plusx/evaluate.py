@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from plusx import reports, runs
+from plusx import reports, run_folder
 from plusx.checkpoint import Weights
 from plusx.data import Images, Loader, open_data
 from plusx.errors import DataError, did_you_mean
@@ -210,7 +210,7 @@ def _class_result(name: str, row: Sequence[int], index: int) -> ClassResult:
 
 def _images_to_judge(run: Path | None, data: str | Path | None) -> tuple[str, Images, str, tuple[str, ...]]:
     """Spec, images, the split in words, and the class names of the data."""
-    own = runs.read_origin(run) if run is not None else None
+    own = run_folder.read_origin(run) if run is not None else None
     if data is None and own is None:
         raise DataError("evaluate: say on which data; only a run folder remembers what it was trained on")
     dataset = open_data(data if data is not None else own.data)  # type: ignore[union-attr]

@@ -98,7 +98,7 @@ def usual_recipe(recipe: Recipe | str | Path | None, dataset: Dataset, finetunes
 
 
 def origin(plan: Plan) -> dict[str, Any]:
-    """What `runs.read_origin` reads back, and what a person may want to know."""
+    """What `run_folder.read_origin` reads back, and what a person may want to know."""
     return {
         "data": plan.dataset.spec,
         "held_out": plan.recipe.split.held_out,

@@ -186,10 +186,13 @@ class Augment(_Part):
     cutmix: NonNegative = 0.0
 
     @model_validator(mode="after")
-    def _one_way_to_crop(self) -> Self:
+    def _what_fits_together(self) -> Self:
         ways = [name for name in ("crop_padding", "resized_crop", "scale_sides") if getattr(self, name)]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)}: one way to crop at a time")
+        for name in ("rand_operations", "rand_magnitude"):
+            if self.auto != "rand" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f'{name} is of no use where auto is not "rand"')
         for name in ("resized_crop", "scale_sides"):
             pair = getattr(self, name)
             if pair and not pair[0] <= pair[1]:

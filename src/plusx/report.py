@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from plusx import environment, html, runs
+from plusx import environment, html, run_folder
 from plusx.checkpoint import WEIGHTS_FILE, Weights, read_weights, write_text
 from plusx.cost import Cost, cost
 from plusx.cost_table import mib
@@ -108,7 +108,7 @@ class _Facts:
 
 def _write(folder: Path, device: str | torch.device | None, at_most: int | None) -> WrittenReport:
     facts = _gather(folder, device, at_most)
-    file = folder / runs.REPORT_FILE
+    file = folder / run_folder.REPORT_FILE
     write_text(file, _page(facts))
     return WrittenReport(file, facts.evaluation, facts.unjudged)
 
@@ -132,8 +132,8 @@ def _gather(folder: Path, device: str | torch.device | None, at_most: int | None
     return _Facts(
         folder,
         weights,
-        runs.read_about(folder),
-        runs.read_epochs(folder),
+        run_folder.read_about(folder),
+        run_folder.read_epochs(folder),
         judged,
         evaluation,
         unjudged,
@@ -162,7 +162,7 @@ def _tiles(facts: _Facts) -> Iterator[tuple[str, str]]:
     yield count(facts.price.macs), f"macs at {shape(facts.price.input_shape)}"
     if facts.epochs:
         yield str(facts.epochs[-1]["epoch"]), "epochs"
-    if seconds := runs.seconds(facts.epochs):
+    if seconds := run_folder.seconds(facts.epochs):
         yield duration(seconds), "of training"
 
 
@@ -218,9 +218,9 @@ def _design(facts: _Facts) -> str:
 
 def _recipe(facts: _Facts) -> str:
     try:
-        return html.verbatim((facts.folder / runs.RECIPE_FILE).read_text(encoding="utf-8", errors="replace"))
+        return html.verbatim((facts.folder / run_folder.RECIPE_FILE).read_text(encoding="utf-8", errors="replace"))
     except OSError as problem:
-        return html.note(f"{runs.RECIPE_FILE} cannot be read: {problem.strerror}")
+        return html.note(f"{run_folder.RECIPE_FILE} cannot be read: {problem.strerror}")
 
 
 def _made(facts: _Facts) -> str:
@@ -229,7 +229,8 @@ def _made(facts: _Facts) -> str:
         said = html.note("The command") + html.verbatim(command)
     else:
         words = ["plusx", "train", facts.is_set("data") or "DATA"]
-        words += ["--design", str(facts.folder / runs.DESIGN_FILE), "--recipe", str(facts.folder / runs.RECIPE_FILE)]
+        for option, file in (("--design", run_folder.DESIGN_FILE), ("--recipe", run_folder.RECIPE_FILE)):
+            words += [option, str(facts.folder / file)]
         said = html.note("The command was not recorded. This one trains the same:") + html.verbatim(shlex.join(words))
     return said + html.facts(_circumstances(facts))
 
@@ -240,7 +241,7 @@ def _circumstances(facts: _Facts) -> Iterator[tuple[str, str]]:
     ]
     yield "data", facts.is_set("data") or "not recorded"
     yield from ((name, f"{number:,} images") for name, number in numbers if isinstance(number, int))
-    yield "started", facts.is_set("started") or _date(facts.folder / runs.DESIGN_FILE)
+    yield "started", facts.is_set("started") or _date(facts.folder / run_folder.DESIGN_FILE)
     yield "weights written", _date(facts.folder / WEIGHTS_FILE)
     yield "report written", _now()
     recorded = facts.about.get("environment")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from plusx import runs
+from plusx import run_folder
 from plusx.data import open_data
 from plusx.design import Design
 from plusx.display import Display
@@ -20,12 +20,12 @@ def resumed_folder(resume: str | Path | None, out: Path | None, here: Ranks) -> 
         if out is not None:
             raise InputError("train: a run goes on in its own folder; leave out out")
         folder = given_path("resume", resume)
-        if not (folder / runs.RECIPE_FILE).is_file():
+        if not (folder / run_folder.RECIPE_FILE).is_file():
             raise InputError(f"resume {folder}: there is no run of plusx train in it (recipe.toml is missing)")
         return folder
     if here.world > 1 and out is None:
         raise InputError("train: several processes need --out, so that they can go on in it after a failure")
-    begun = out is not None and (out / runs.RECIPE_FILE).is_file()
+    begun = out is not None and (out / run_folder.RECIPE_FILE).is_file()
     return out if out is not None and begun and restarted() else None
 
 
@@ -41,12 +41,12 @@ def refuse_beside_resume(**given: object) -> None:
 
 def old_plan(folder: Path, here: Ranks, display: Display) -> Plan:
     """The plan of a run that was begun, as its folder says. Raises InputError where its data is not the same now."""
-    about = runs.read_origin(folder)
+    about = run_folder.read_origin(folder)
     if about is None:
-        raise InputError(f"resume {folder}: {runs.METRICS_FILE} does not say what it was trained on")
-    design, recipe = Design.read(folder / runs.DESIGN_FILE), Recipe.read(folder / runs.RECIPE_FILE)
+        raise InputError(f"resume {folder}: {run_folder.METRICS_FILE} does not say what it was trained on")
+    design, recipe = Design.read(folder / run_folder.DESIGN_FILE), Recipe.read(folder / run_folder.RECIPE_FILE)
     plan = make_plan(open_data(about.data, say=display.line), design, recipe, here, as_is=True)
-    was = runs.read_about(folder).get("images_digest")
+    was = run_folder.read_about(folder).get("images_digest")
     if was != plan.digest:
         raise InputError(f"resume {folder}: the images of {about.data} are not the same as when the run began")
     return plan

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from plusx.checkpoint import replacing
 from plusx.errors import WeightsError
-from plusx.runs import CHECKPOINTS_FOLDER
+from plusx.run_folder import CHECKPOINTS_FOLDER
 
 KEEP = 2
 """Checkpoints kept beside the best one."""

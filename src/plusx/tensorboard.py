@@ -33,7 +33,7 @@ class Board:
             raise WorkError(f"writing {self._place}: {problem.strerror}") from None
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """The numbers of one record (`runs.read_epochs`), at its epoch. Raises WorkError when the disk refuses."""
+        """The numbers of a record (`run_folder.read_epochs`), at its epoch. Raises WorkError when the disk refuses."""
         epoch = int(record["epoch"])
         try:
             for name, value in record.items():

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import torch
 
-from plusx import environment, runs
+from plusx import environment, run_folder
+from plusx import tensorboard as board
 from plusx.checkpoint import WEIGHTS_FILE, Weights, write_text, write_weights
 from plusx.data import Images, Loader, open_data
 from plusx.data.augment import Augmenter
@@ -68,6 +69,7 @@ def train(
     workers: int = 0,
     on_bad_image: OnBadImage = "fail",
     checkpoint_minutes: float = 10.0,
+    tensorboard: bool = False,
     show: bool = True,
 ) -> Run:
     """Train a network on labelled images; leaves a run folder.
@@ -86,6 +88,7 @@ def train(
     workers: processes that decode images where the set is too large to be kept decoded.
     on_bad_image: "skip" names and leaves out files that are no images; "fail" stops at the first.
     checkpoint_minutes: how often the state is saved, beside the end of each epoch.
+    tensorboard: whether each epoch is also written to RUN/tensorboard (an extra).
     show: progress on standard error.
 
     Raises an InputError, before anything is written, for whatever is wrong with these; WorkError when steps stay not
@@ -93,6 +96,8 @@ def train(
     KeyboardInterrupt.
     """
     check_on_bad_image(on_bad_image)
+    if tensorboard:
+        board.check()
     started, out = time.perf_counter(), None if out is None else given_path("out", out)
     with ExitStack() as stack:
         here = stack.enter_context(ranks(device))
@@ -112,10 +117,10 @@ def train(
                 raise InputError("train: the weights bring their design; leave the design out")
             plan = make_plan(dataset, design if start is None else start.design, chosen.replace(**changes), here)
             if out is not None and here.first:
-                runs.refuse_used(out)
+                run_folder.refuse_used(out)
         display.line(describe(plan, here))
         net = _network(plan, weights)
-        job = _Job(plan, here, display, workers, on_bad_image, checkpoint_minutes * 60)
+        job = _Job(plan, here, display, workers, on_bad_image, checkpoint_minutes * 60, tensorboard)
         return _train(job, net, folder, out, started)
 
 
@@ -129,6 +134,7 @@ class _Job:
     workers: int
     on_bad_image: OnBadImage
     checkpoint_s: float
+    tensorboard: bool
 
     def loader(self, images: Images, advance: Callable[[int], None], crop: tuple[float, float] | None = None) -> Loader:
         """Images of the plan's size and channels."""
@@ -173,12 +179,15 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
         asked = stack.enter_context(listening())
         advance = stack.enter_context(display.bar("", plan.steps))
         advance(position.step)
+        boards = _boards(stack, job, folder, position)
         stack.enter_context(_last_words(display, folder, history, plan.epochs))
         for epoch in _fit(job, learner, train_set, test_set, position, checkpoints, asked, advance):
             history.append(epoch)
             if here.first:
                 _keep(folder, plan, learner, history)
-                runs.append_metrics(folder, asdict(epoch))
+                run_folder.append_metrics(folder, asdict(epoch))
+                for shown in boards:
+                    shown.add(asdict(epoch))
             display.epoch_line(epoch_text(epoch, plan.epochs))
     if here.first:
         display.line(write_report(folder))
@@ -341,20 +350,27 @@ def _folder(stack: ExitStack, job: _Job, resumed: Path | None, out: Path | None)
     if not job.ranks.first:
         assert out is not None
         return out
-    return stack.enter_context(runs.new_run(out, f"{job.plan.dataset.name}-{job.plan.design.name or 'net'}"))
+    return stack.enter_context(run_folder.new_run(out, f"{job.plan.dataset.name}-{job.plan.design.name or 'net'}"))
+
+
+def _boards(stack: ExitStack, job: _Job, folder: Path, at: Position) -> list[board.Board]:
+    """TensorBoard's, where it is wanted; of a run that goes on, without what came after `at`."""
+    if not (job.tensorboard and job.ranks.first):
+        return []
+    return [stack.enter_context(board.Board(folder, purge_from=at.epoch + 1 if at.step else None))]
 
 
 def _start_folder(folder: Path, plan: Plan, history: Sequence[Epoch], device: torch.device) -> None:
-    write_text(folder / runs.DESIGN_FILE, plan.design.to_toml())
-    write_text(folder / runs.RECIPE_FILE, plan.recipe.to_toml())
+    write_text(folder / run_folder.DESIGN_FILE, plan.design.to_toml())
+    write_text(folder / run_folder.RECIPE_FILE, plan.recipe.to_toml())
     command = (
         {"command": shlex.join(["plusx", *sys.argv[1:]])}
         if Path(sys.argv[0]).name.startswith(("plusx", "__main__"))
         else {}
     )
-    about = runs.read_about(folder) or {"started": datetime.now(UTC).isoformat(timespec="seconds"), **command}
+    about = run_folder.read_about(folder) or {"started": datetime.now(UTC).isoformat(timespec="seconds"), **command}
     about |= {"environment": environment.describe(device), **origin(plan)}
-    runs.write_metrics(folder, [{"run": about}, *map(asdict, history)])
+    run_folder.write_metrics(folder, [{"run": about}, *map(asdict, history)])
 
 
 def _keep(folder: Path, plan: Plan, learner: Learner, history: Sequence[Epoch]) -> None:
@@ -362,4 +378,4 @@ def _keep(folder: Path, plan: Plan, learner: Learner, history: Sequence[Epoch]) 
     tensors = learner.kept.state_dict()
     weights = Weights(plan.design, tensors, plan.dataset.classes, plan.size, learner.pixels.mean, learner.pixels.std)
     write_weights(folder / WEIGHTS_FILE, weights)
-    write_text(folder / runs.CURVES_FILE, draw_curves(history, plan.recipe))
+    write_text(folder / run_folder.CURVES_FILE, draw_curves(history, plan.recipe))
