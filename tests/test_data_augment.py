@@ -335,3 +335,34 @@ def test_shares_of_trivial_are_even(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) == 13
     assert min(seen.values()) > 60
     assert max(seen.values()) < 140
+
+
+def test_half_of_the_signed_operations_go_the_other_way() -> None:
+    """Both ways of a rotation turn up, as often as each other."""
+    one = pictures(1, height=21, width=21)
+    rotate, strongest = auto._NAMES.index("rotate"), 30
+    n = 400
+    negative = draws(n).below(2)
+    turned = auto._apply(
+        one.expand(n, -1, -1, -1).contiguous(),
+        torch.full((n,), rotate),
+        torch.full((n,), strongest),
+        negative,
+        auto._wide(),
+    )
+    ways = {value: turned[negative == value] for value in (0, 1)}
+    assert all(bool((way == way[0]).all()) for way in ways.values())
+    assert not torch.equal(ways[0][0], ways[1][0])
+    assert 160 < int(negative.sum()) < 240
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 200), (200, 10)])
+def test_of_a_long_image_the_middle_is_cut_as_large_as_the_shapes_allow(height: int, width: int) -> None:
+    """No part of 60 % or more of it is of a shape from 3:4 to 4:3."""
+    numbers = torch.rand(20, warp.NUMBERS, dtype=torch.float64, generator=chance(0))
+    tall_of, wide_of = (torch.full((20,), float(side), dtype=torch.float64) for side in (height, width))
+    boxes = warp.random_boxes(numbers, tall_of, wide_of, (0.6, 1.0))
+    tall, wide = (10, 13) if width > height else (13, 10)
+    assert set(zip(boxes.height.tolist(), boxes.width.tolist(), strict=True)) == {(tall, wide)}
+    assert set(boxes.top.tolist()) == {float((height - tall) // 2)}
+    assert set(boxes.left.tolist()) == {float((width - wide) // 2)}

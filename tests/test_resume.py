@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ from torch import Tensor
 
 from plusx import run_folder
 from plusx.checkpoint import read_weights
+from plusx.display import Display
 from plusx.errors import InputError, WeightsError, WorkError
 from plusx.families import cifar
 from plusx.learner import Learner
+from plusx.ranks import Ranks
 from plusx.recipe import AdamW, Augment, Ema, Progressive, Recipe, Steps
 from plusx.records import Run
+from plusx.resume import old_plan
 from plusx.state import Checkpoints, Position, State, newest, read_state, write_state
 from plusx.train import train
+from tests.images import colour_folders
 
 train_module = import_module("plusx.train")  # the module; `plusx.train` is the function
 PLAIN = Recipe(name="plain", epochs=3, batch_size=100)
@@ -370,3 +375,14 @@ def test_a_signal_at_or_beside_the_last_step_of_an_epoch(
     resumed = train(resume=tmp_path / "cut", show=False)
     assert same(*(read_weights(tmp_path / folder).tensors for folder in ("whole", "cut")))
     assert [epoch.lr for epoch in resumed.history] == [epoch.lr for epoch in whole.history]
+
+
+def test_images_that_were_moved_to_another_class_are_other_data(tmp_path: Path) -> None:
+    data = colour_folders(tmp_path / "photos", images=10)
+    recipe = Recipe(name="t", epochs=1, batch_size=8)
+    train(data, design=cifar(8), recipe=recipe, out=tmp_path / "run", show=False)
+    about = run_folder.read_about(tmp_path / "run")["images_digest"]
+    plan = old_plan(tmp_path / "run", Ranks(0, 1, torch.device("cpu")), Display(False))
+    assert plan.digest == about
+    labels = plan.images.labels[::-1].copy()
+    assert replace(plan, images=replace(plan.images, labels=labels)).digest != about

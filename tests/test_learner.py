@@ -1,0 +1,56 @@
+"""One step: what saves memory changes nothing that is learned."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from plusx.data.augment import Mixed
+from plusx.families import cifar
+from plusx.learner import Learner, Pixels
+from plusx.network import build
+from plusx.ranks import Ranks
+from plusx.recipe import Recipe
+from plusx.speed import Speed
+
+PLAIN = Recipe(batch_size=32, label_smoothing=0.1)
+BATCH = Mixed(
+    torch.randint(0, 256, (32, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)),
+    torch.arange(32) % 10,
+)
+
+
+def after_steps(recipe: Recipe, steps: int = 3, batch: Mixed = BATCH) -> dict[str, torch.Tensor]:
+    pixels = Pixels((0.5,) * 3, (0.25,) * 3)
+    here, speed = Ranks(0, 1, torch.device("cpu")), Speed(None, False, False, "float32")
+    learner = Learner(build(cifar(8), seed=0), recipe, pixels, here, speed)
+    for _ in range(steps):
+        assert learner.step(batch, len(batch.images), 1.0).finite
+    return learner.net.state_dict()
+
+
+def test_computing_blocks_again_gives_the_same_bits() -> None:
+    """Weights, and the running statistics of batch norms, which must not take in the second pass."""
+    plain, again = after_steps(PLAIN), after_steps(PLAIN.replace(checkpoint_blocks=True))
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+    assert int(plain["stages.0.0.branch.0.norm.num_batches_tracked"]) == 3
+
+
+def test_parts_add_up_to_the_gradient_of_the_whole() -> None:
+    """With parts that are the same images, batch norm sees the same: only the order of sums differs."""
+    twice = Mixed(BATCH.images.repeat(2, 1, 1, 1), BATCH.labels.repeat(2))
+    whole, parts = after_steps(PLAIN, 1), after_steps(PLAIN.replace(accumulate=2), 1, twice)
+    for name in ("stages.0.0.branch.0.conv.weight", "head.fc.weight"):
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_long_gradient_is_shortened() -> None:
+    start = build(cifar(8), seed=0).state_dict()
+    spec = PLAIN.optimizer.replace(weight_decay=0.0, nesterov=False)
+    moved: dict[Any, float] = {}
+    for most in (None, 1e-3):
+        end = after_steps(PLAIN.replace(clip_norm=most, optimizer=spec), 1)
+        weights = [name for name in end if name.endswith(("weight", "bias"))]
+        moved[most] = float(torch.stack([(end[name] - start[name]).norm() for name in weights]).norm())
+    assert moved[1e-3] == pytest.approx(1e-3 * spec.lr, rel=1e-2)
+    assert moved[None] > 10 * moved[1e-3]
