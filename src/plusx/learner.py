@@ -59,12 +59,12 @@ class Learner:
         self.net: Network = net.to(ranks.device).to(memory_format=speed.memory_format)  # type: ignore[call-overload]
         if recipe.finetune is not None:
             _hold(self.net, recipe.finetune)
+        self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if recipe.ema else None
+        self.optimizer = make_optimizer(self.net, recipe, fused=ranks.device.type in ("cpu", "cuda"))
+        self._forward: Any = speed.made_fast(self.net)
         if recipe.checkpoint_blocks:
             for block in self.net.blocks():
                 block.forward = _Again(block)
-        self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if recipe.ema else None
-        self.optimizer = make_optimizer(self.net, recipe, fused=ranks.device.type in ("cpu", "cuda"))
-        self._forward: Any = speed.compiled(self.net)
         if ranks.world > 1:
             with ranks.together():
                 self._forward = DistributedDataParallel(self._forward, device_ids=_ids(ranks.device))

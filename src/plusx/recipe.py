@@ -271,7 +271,7 @@ class Recipe(_Part):
     clip_norm: the length that a longer gradient is shortened to; None: as it is.
     checkpoint_blocks: whether each block's inner values are computed again for the backward pass, to save memory.
     precision: "bfloat16" runs convolutions in it; "auto" where the device is fast at it (see `plusx.speed`).
-    compile: whether torch.compile makes the step; "auto" where it pays.
+    compile: "yes": torch.compile makes the step; "auto": what pays, on a CPU `plusx.fused` instead; "no": nothing.
     norm: with several processes, batch norm over each one's images ("worker", arXiv 1706.02677 §3) or all ("all").
     optimizer, schedule, augment, ema, progressive, finetune, split: see the classes of these names.
     """

@@ -1,0 +1,216 @@
+"""Norms, additions and ReLUs as one operation: the same function and gradients, on every kind of block."""
+
+import copy
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import plusx
+from plusx import fused
+from plusx.design import Order, Shortcut
+from plusx.network import Network
+from plusx.recipe import Recipe
+from plusx.speed import choose
+
+pytestmark = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+
+LAST = torch.channels_last
+SHAPES = [(4, 16, 6, 6), (3, 16, 5, 5), (2, 64, 9, 9), (2, 128, 3, 3), (5, 24, 7, 7), (2, 3, 8, 8), (2, 100, 1, 1)]
+"""Among them rows that fold, that do not, and channels that are no multiple of sixteen."""
+
+
+def images(shape: tuple[int, ...], seed: int) -> Tensor:
+    made = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2 + 3
+    return made.bfloat16().to(memory_format=LAST)
+
+
+def norm_of(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    generator = torch.Generator().manual_seed(channels)
+    nn.init.uniform_(norm.weight, 0.5, 2, generator=generator)
+    nn.init.uniform_(norm.bias, -1, 1, generator=generator)
+    return norm
+
+
+def close(ours: Tensor | None, exact: Tensor | None, within: float) -> None:
+    assert ours is not None
+    assert exact is not None
+    exact = exact.detach()
+    torch.testing.assert_close(ours.detach().double(), exact, rtol=within, atol=within * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_kernels_give_what_float64_gives(shape: tuple[int, ...], adds: bool, relu: bool) -> None:
+    norm = norm_of(shape[1])
+    exact = copy.deepcopy(norm).double()
+    x, shortcut = (images(shape, seed).requires_grad_() for seed in (1, 2))
+    x64, shortcut64 = (given.detach().double().requires_grad_() for given in (x, shortcut))
+    y = fused._norm(norm, x, shortcut if adds else None, relu)
+    y64 = exact(x64) + shortcut64 if adds else exact(x64)
+    # ReLU as our rounded output has it: where it is within rounding of zero, float64 may fall on the other side
+    y64 = y64 * (y.detach() > 0) if relu else y64
+    close(y, y64, 2**-8)
+    gradient = images(shape, 3)
+    y.backward(gradient)  # type: ignore[no-untyped-call]
+    y64.backward(gradient.double())
+    close(x.grad, x64.grad, 2**-7)
+    close(norm.weight.grad, exact.weight.grad, 1e-4)
+    close(norm.bias.grad, exact.bias.grad, 1e-4)
+    if adds:
+        close(shortcut.grad, shortcut64.grad, 2**-8)
+    close(norm.running_mean, exact.running_mean, 1e-5)
+    close(norm.running_var, exact.running_var, 1e-5)
+    assert int(norm.num_batches_tracked) == 1  # type: ignore[arg-type]
+
+
+def test_a_far_mean_costs_no_digits() -> None:
+    norm, x = norm_of(16), (images((8, 16, 16, 16), 0).float() / 8 + 1000).bfloat16().contiguous(memory_format=LAST)
+    fused._norm(norm, x.requires_grad_(), None, relu=False)
+    close(norm.running_var, 0.9 + 0.1 * x.detach().double().var((0, 2, 3)), 1e-5)
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    def run(threads: int) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        norm, x = norm_of(64), images((16, 64, 32, 32), 1).requires_grad_()
+        y = fused._norm(norm, x, None, relu=True)
+        y.backward(images((16, 64, 32, 32), 2))  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        return [y.detach(), x.grad, norm.weight.grad, norm.running_var]  # type: ignore[list-item]
+
+    before = torch.get_num_threads()
+    try:
+        one, many = run(1), run(3)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
+
+
+def test_what_is_not_a_number_is_not_hidden() -> None:
+    norm, x = norm_of(16), images((4, 16, 6, 6), 0)
+    x[1, 3, 2, 2] = float("nan")
+    y = fused._norm(norm, x.requires_grad_(), None, relu=True)
+    assert y[:, 3].isnan().all()
+    assert not y[:, 4].isnan().any()
+    assert norm.running_var is not None
+    assert norm.running_var.isnan().nonzero().tolist() == [[3]]
+
+
+def gradients(net: Network, dtype: torch.dtype) -> Tensor:
+    """Of every parameter, and the running statistics, as one vector."""
+    x = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(5)).to(memory_format=LAST)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        logits = net(x)
+    nn.functional.cross_entropy(logits.float(), torch.arange(8)).backward()  # type: ignore[no-untyped-call]
+    found = [parameter.grad for parameter in net.parameters()] + [b for b in net.buffers() if b.is_floating_point()]
+    return torch.cat([value.flatten() for value in found if value is not None])
+
+
+@pytest.mark.parametrize("order", get_args(Order))
+@pytest.mark.parametrize("shortcut", [*get_args(Shortcut), None])
+def test_every_kind_of_block_learns_as_before(order: str, shortcut: str | None) -> None:
+    """Against float32, no further from it than torch's own bfloat16 by more than a little; None: a plain block."""
+    block = {"kind": "building", "order": order} | ({"shortcut": shortcut} if shortcut else {"skip": False})
+    wider = {"width": 16} if shortcut == "identity" else {"width": 32, "stride": 2}
+    stages = [{"depth": 1, "width": 16}, {"depth": 2, "squeeze": 4, **wider}]
+    design = plusx.Design.from_dict({"stem": {"kind": "small"}, "block": block, "stages": stages})
+    design = design.with_classes(10)
+    net = plusx.build(design, seed=0).to(memory_format=LAST)  # type: ignore[call-overload]
+    exact = gradients(copy.deepcopy(net), torch.float32)
+    plain = gradients(copy.deepcopy(net), torch.bfloat16)
+    calls: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        kernels = fused.kernels()
+        patch.setattr(fused, "kernels", lambda: calls.append("asked") or kernels)  # type: ignore[func-returns-value]
+        fused.fuse(net)
+        ours = gradients(net, torch.bfloat16)
+    norms = sum(isinstance(part, nn.BatchNorm2d) for part in net.modules())
+    assert len(calls) == 1 + 2 * norms  # every norm, forward and backward
+    assert (ours - exact).norm() < 1.1 * (plain - exact).norm()
+    assert not torch.equal(ours, plain)
+
+
+def test_in_use_and_without_gradients_nothing_changes() -> None:
+    net = plusx.build("cifar_resnet20", seed=0).to(memory_format=LAST)  # type: ignore[call-overload]
+    fast, x = copy.deepcopy(net), images((2, 3, 32, 32), 0).float()
+    fused.fuse(fast)
+    assert list(fast.state_dict()) == list(net.state_dict())
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert torch.equal(fast.eval()(x), net.eval()(x))
+        assert torch.equal(fast.train()(x), net.train()(x))
+    for ours, theirs in zip(fast.buffers(), net.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_copy_of_a_fused_network_is_one_of_its_own() -> None:
+    net = plusx.build("cifar_resnet20", seed=0).to(memory_format=LAST)  # type: ignore[call-overload]
+    fused.fuse(net)
+    other = copy.deepcopy(net)
+    gradients(other, torch.bfloat16)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert all(parameter.grad is not None for parameter in other.parameters())
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fused.kernels.cache_clear()
+    yield tmp_path / "plusx" / "compiled"
+    fused.kernels.cache_clear()
+
+
+def test_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fused.kernels()
+    (library,) = fresh.iterdir()
+    before = library.stat().st_mtime_ns
+    fused.kernels.cache_clear()
+    monkeypatch.setattr(fused, "_compile", lambda *_: pytest.fail("compiled again"))
+    fused.kernels()
+    assert library.stat().st_mtime_ns == before
+
+
+def test_a_broken_compiler_is_named_and_leaves_nothing(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = fresh.parent.parent / "broken-g++"
+    broken.write_text("#!/bin/sh\necho no such option >&2\nexit 1\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", str(broken))
+    with pytest.raises(fused.NoKernelsError, match=r"broken-g\+\+: no such option"):
+        fused.kernels()
+    assert list(fresh.iterdir()) == []
+
+
+def test_a_damaged_library_is_compiled_anew(fresh: Path) -> None:
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    assert compiler is not None
+    library = fresh / f"fused-{fused._key(compiler)}.so"
+    fresh.mkdir(parents=True)
+    library.write_bytes(b"no library")
+    fused.kernels()
+    assert library.stat().st_size > 1000
+
+
+def test_without_a_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    speed = choose(Recipe(precision="bfloat16"), torch.device("cpu"), 1, 1)
+    assert (speed.fuse, speed.why) == (
+        False,
+        "bfloat16, channels last, norms not fused: there is no C++ compiler (no-such-compiler)",
+    )
+
+
+def test_a_run_says_that_norms_are_fused() -> None:
+    speed = choose(Recipe(precision="bfloat16"), torch.device("cpu"), 1, 1)
+    assert (speed.fuse, speed.why) == (True, "bfloat16, channels last, norms fused")
+    assert choose(Recipe(precision="bfloat16", compile="no"), torch.device("cpu"), 1, 1).fuse is False
+    assert choose(Recipe(precision="float32"), torch.device("cpu"), 1, 1).fuse is False
