@@ -104,7 +104,7 @@ def our_step(name: str, images: Tensor, labels: Tensor, recipe: Recipe) -> Calla
     net, here = plusx.build(name, seed=0), Ranks(0, 1, torch.device("cpu"))
     macs = plusx.cost(name, images.shape[-1]).macs * len(images)
     pixels = Pixels((0.45,) * 3, (0.225,) * 3)
-    learner = Learner(net, recipe, pixels, here, choose(recipe, here.device, macs, 10_000))
+    learner = Learner(net, recipe, pixels, here, choose(recipe, here.device, macs))
     return lambda: learner.step(Mixed(images, labels, None, 1.0), len(images), 0.1)
 
 

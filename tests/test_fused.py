@@ -202,7 +202,7 @@ def test_a_damaged_library_is_compiled_anew(fresh: Path) -> None:
 def test_without_a_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    speed = choose(Recipe(precision="bfloat16"), torch.device("cpu"), 1, 1)
+    speed = choose(Recipe(precision="bfloat16"), torch.device("cpu"), 1)
     assert (speed.fuse, speed.why) == (
         False,
         "bfloat16, channels last, norms not fused: there is no C++ compiler (no-such-compiler)",
@@ -210,7 +210,7 @@ def test_without_a_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch, fresh: P
 
 
 def test_a_run_says_that_norms_are_fused() -> None:
-    speed = choose(Recipe(precision="bfloat16"), torch.device("cpu"), 1, 1)
+    speed = choose(Recipe(precision="bfloat16"), torch.device("cpu"), 1)
     assert (speed.fuse, speed.why) == (True, "bfloat16, channels last, norms fused")
-    assert choose(Recipe(precision="bfloat16", compile="no"), torch.device("cpu"), 1, 1).fuse is False
-    assert choose(Recipe(precision="float32"), torch.device("cpu"), 1, 1).fuse is False
+    assert choose(Recipe(precision="bfloat16", compile="no"), torch.device("cpu"), 1).fuse is False
+    assert choose(Recipe(precision="float32"), torch.device("cpu"), 1).fuse is False

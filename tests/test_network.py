@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from plusx import families
 from plusx.design import BottleneckSpec, BuildingSpec, Design, Head, ImageNetStem, Order, SmallStem, Stage
 from plusx.errors import DesignError, InputError
-from plusx.network import Network, build
+from plusx.network import Network, build, choose_device
 from tests.golden import make_names
 from tests.test_blocks import ORDERS, randomise
 from tests.test_design import designs
@@ -323,3 +323,12 @@ def test_compiles_with_inductor() -> None:
     net = randomised(small(BottleneckSpec(groups=2)))
     compiled = torch.compile(net, fullgraph=True)
     torch.testing.assert_close(compiled(image()), net(image()), rtol=1e-3, atol=1e-3)
+
+
+def test_the_device_is_the_best_there_is_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    for best, chosen in ((None, "cpu"), (torch.device("mps"), "mps"), (torch.device("xpu"), "xpu")):
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available, best=best: best)
+        assert choose_device(None).type == choose_device("auto").type == chosen
+    with pytest.raises(InputError, match="device 'mps'"):
+        choose_device("mps")

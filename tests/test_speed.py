@@ -13,8 +13,8 @@ from plusx.speed import LEAST_MACS, Speed, choose
 CPU = torch.device("cpu")
 
 
-def chosen(recipe: Recipe, step_macs: int = LEAST_MACS, steps: int = 10**6) -> Speed:
-    return choose(recipe, CPU, step_macs, steps)
+def chosen(recipe: Recipe, step_macs: int = LEAST_MACS) -> Speed:
+    return choose(recipe, CPU, step_macs)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ ImageSize = Annotated[
     str | None,
     Parameter(name="--input", help="Height and width of the images in pixels, 224 or 224x160; 32 or 224 by default."),
 ]
-Device = Annotated[str | None, Parameter(help="cpu, cuda, …; by default cuda where there is one.")]
+Device = Annotated[str | None, Parameter(help="auto (cuda, mps or xpu where there is one, else cpu), or its name.")]
 OnBadImage = Annotated[
     Literal["fail", "skip"],
     Parameter(help="What is no image ends the command, or is named on standard error and left out."),

@@ -116,12 +116,15 @@ class Network(nn.Module):
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name; by default cuda where there is one, else cpu. Raises InputError for one not here."""
-    chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of that name; "auto", the default, is cuda, mps or xpu where there is one, else cpu.
+
+    Raises InputError for one that is not here.
+    """
+    if device is None or device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        if device is not None:
-            chosen = torch.device(device)
-            torch.empty(0, device=chosen)
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as problem:  # a torch without CUDA asserts
         raise InputError(f"device {str(device)!r}: {str(problem).splitlines()[0]}") from None
     return chosen

@@ -8,6 +8,7 @@ Whatever is wrong is found here, as one line.
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from plusx import families
+from plusx.compiling import times
 from plusx.cost import Cost, cost
 from plusx.data import Dataset, Images
 from plusx.data.machine import memory
@@ -87,8 +89,23 @@ def make_plan(
     _refuse_too_divided(len(images) // steps_each, len(held_out), recipe, ranks)
     recipe = recipe.replace(input_size=size)
     steps = recipe.steps or recipe.epochs * steps_each
-    speed = choose(recipe, ranks.device, price.macs * batch, steps)
+    speed = choose(
+        recipe, ranks.device, price.macs * batch, partial(_compiling_pays, chosen, size, batch, steps, ranks)
+    )
     return Plan(dataset, images, held_out, split, chosen, note, recipe, size, price, steps_each, steps, speed)
+
+
+def _compiling_pays(
+    design: Design, size: int, batch: int, steps: int, ranks: Ranks, dtype: torch.dtype | None
+) -> tuple[bool, str]:
+    """Whether torch.compile pays on this GPU, as the first process finds, and words for it."""
+    words, pays = "", False
+    if ranks.first:
+        found = times(design, size, batch, dtype, ranks.device, steps)
+        pays = found.pays(steps)
+        words = f" ({found.words()})"
+    pays = bool(ranks.agree(int(pays)))
+    return pays, f", {'compiled' if pays else 'not compiled'}{words}"
 
 
 def usual_recipe(recipe: Recipe | str | Path | None, dataset: Dataset, finetunes: bool) -> Recipe:

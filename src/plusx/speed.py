@@ -1,9 +1,10 @@
 """How a network is run fast on a device: the precision, the memory format, what is fused, whether torch compiles it.
 
-    choose(recipe, device, step_macs, steps) -> Speed
+    choose(recipe, device, step_macs, timed) -> Speed
 
-The choice depends on the recipe, the device and the size of a step alone, never on a stopwatch: the same run on the
-same machine is run the same way, to the last bit. `benchmarks/train_step.py` has the times on a CPU; no GPU was tried.
+The same run on the same machine is run the same way, to the last bit: the choice depends on the recipe, the device, the
+size of a step, and on times that are measured once and kept (`plusx.compiling`). `benchmarks/train_step.py` has the
+times on a CPU; no GPU was tried.
 """
 
 import os
@@ -23,8 +24,8 @@ LEAST_MACS = 250_000_000
 """Multiply-adds of a step's forward pass below which a run stays in float32. Bfloat16 is faster there too (1.2 to 1.4
 times at 81 to 190 million, n = 20, a CPU with AVX512-bf16), but such runs take seconds, and keep their digits."""
 
-LEAST_STEPS = 2_000
-"""Steps of a run on a GPU from which on it is compiled. A guess: what that takes and saves is not measured yet."""
+Timed = Callable[[torch.dtype | None], tuple[bool, str]]
+"""Whether compiling pays in a precision, and words for it."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,26 @@ class Speed:
         return torch.compile(net) if self.compile else net
 
 
-def choose(recipe: Recipe, device: torch.device, step_macs: int, steps: int) -> Speed:
-    """`step_macs`: of a forward pass over one process's batch; `steps`: in all."""
+def unmeasured(_: torch.dtype | None) -> tuple[bool, str]:
+    """Not to compile, where nothing was measured."""
+    return False, ", not compiled"
+
+
+def choose(recipe: Recipe, device: torch.device, step_macs: int, timed: Timed = unmeasured) -> Speed:
+    """`step_macs`: of a forward pass over one process's batch. `timed` is asked on a GPU where the recipe leaves it."""
     fast, large = fast_bfloat16(device), step_macs >= LEAST_MACS
     half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and fast and large)
-    compiling, words = _compile(recipe, device, steps)
-    fusing = half and not compiling and recipe.compile == "auto" and device.type == "cpu"
-    if fusing:
+    dtype = torch.bfloat16 if half else None
+    fusing = compiling = False
+    words = ""
+    if recipe.compile == "yes":
+        compiling, words = _compile(device)
+    elif recipe.compile == "auto" and device.type != "cpu":
+        compiling, words = timed(dtype)
+    elif recipe.compile == "auto" and half:
         fusing, words = _fuse()
     text = f"bfloat16, channels last{words}" if half else f"float32{', channels last' if large else ''}{words}"
-    return Speed(torch.bfloat16 if half else None, half or large, compiling, text, fusing)
+    return Speed(dtype, half or large, compiling, text, fusing)
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -74,11 +85,8 @@ def fast_bfloat16(device: torch.device) -> bool:
     return device.type == "xpu"
 
 
-def _compile(recipe: Recipe, device: torch.device, steps: int) -> tuple[bool, str]:
-    """Whether torch compiles, and words for it. On a CPU that gains less than fusing norms, and takes 21 s."""
-    wanted = recipe.compile == "yes" or (recipe.compile == "auto" and device.type == "cuda" and steps >= LEAST_STEPS)
-    if not wanted:
-        return False, ""
+def _compile(device: torch.device) -> tuple[bool, str]:
+    """Whether torch can compile, and words for it. On a CPU that gains less than fusing norms, and takes 21 s."""
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         return False, ", not compiled: there is no C++ compiler (g++)"
     return True, ", compiled"
