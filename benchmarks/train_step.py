@@ -128,6 +128,7 @@ def measure(name: str, size: int, batch: int, turns: int, recipe: Recipe) -> dic
     ask, asked = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=peer, args=(name, size, batch, asked))
     process.start()
+    asked.close()  # so that a peer that fails is noticed
 
     def theirs() -> float:
         ask.send("turn")

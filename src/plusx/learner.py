@@ -125,8 +125,8 @@ class Learner:
 
     def images(self, images: Tensor) -> Tensor:
         """uint8 N C H W as the network takes them."""
-        pixels = normalise(images, self.pixels.mean, self.pixels.std)
-        return pixels.contiguous(memory_format=self.speed.memory_format)
+        images = images.contiguous(memory_format=self.speed.memory_format)
+        return normalise(images, self.pixels.mean, self.pixels.std)
 
     def _loss(self, logits: Tensor, batch: Mixed) -> Tensor:
         """The sum over the images, labels smoothed, and shared between two where images are mixed."""
