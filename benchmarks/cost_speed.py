@@ -30,9 +30,9 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from plusx import environment
 from plusx.cost import cost
 from plusx.design import BottleneckSpec, BuildingSpec, DeepStem, Design, ImageNetStem, Stage
 
@@ -144,7 +144,7 @@ def measure(n: int, sample: int, runs: int) -> dict[str, Any]:
         "torch_ms": _spread([1000 * t for t in torchs]),
         "ratio": _spread(ratios),
         "first_s": _spread(first),
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "machine": f"{environment.processor()}, {os.cpu_count()} cores",
         "versions": f"Python {platform.python_version()}, torch {version('torch')}",
     }
 
@@ -152,15 +152,6 @@ def measure(n: int, sample: int, runs: int) -> dict[str, Any]:
 def _spread(values: list[float]) -> dict[str, float]:
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     return {"median": statistics.median(values), "mean": statistics.mean(values), "std": spread, "min": min(values)}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def report(found: dict[str, Any]) -> str:

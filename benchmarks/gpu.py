@@ -22,6 +22,7 @@ Without a GPU it runs on the CPU, small (`--batch 4 --size 64 --turns 1`), which
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -158,8 +159,10 @@ def trained(folder: str, design: Path, out: Path, epochs: int, settings: Sequenc
     command = [sys.executable, "-m", "plusx", "train", folder, "--design", str(design), "--recipe", "quick", "--json"]
     command += ["--epochs", str(epochs), "--out", str(out), "--device", DEVICE.type]
     command += [word for setting in settings for word in ("--set", setting)]
+    names = ("XDG_CACHE_HOME", "PLUSX_CACHE", "TORCHINDUCTOR_CACHE_DIR")
+    caches = {name: str(out.with_name(f"{out.name}-{name}")) for name in names}  # neither finds what the other left
     started = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=os.environ | caches, stdout=subprocess.PIPE, text=True, check=True)
     accuracy = json.loads(done.stdout)["accuracy_percent"]
     return {"epochs": epochs, "seconds": time.perf_counter() - started, "accuracy_percent": accuracy}
 

@@ -1,17 +1,16 @@
 """Images per second on one core, JPEG file to augmented batch: plusx against timm's loader with its defaults.
 
-Result, 24 November 2026, on one of 2 shared cores of an "AMD EPYC" with AVX-512 (load 0.6 to 0.8), Python 3.11.7,
-torch 2.13.0+cpu, pillow 13.0.0, simplejpeg 1.9.0, timm 1.0.31 (median ± std over 9 rounds):
+Result, 24 November 2026, on one of 2 shared cores of an "AMD EPYC" with AVX-512, Python 3.11.7, torch 2.13.0+cpu,
+pillow 13.0.0, simplejpeg 1.9.0, timm 1.0.31 (median ± std over 5 rounds):
 
-    500×375, decoded each time, to 224×224: plusx 1,156 ± 5 images/s, timm 596 ± 4; ratio 1.93 ± 0.01, at least 1.91
-    32×32, from the cache: plusx 79,176 ± 706 images/s, timm 4,090 ± 14; ratio 19.35 ± 0.14, at least 19.04
+    500×375, decoded each time, to 224×224: plusx 1,148 ± 9 images/s, timm 586 ± 5; ratio 1.97 ± 0.03, at least 1.92
+    32×32, from the cache: plusx 75,556 ± 2,681 images/s, timm 3,978 ± 16; ratio 18.85 ± 0.69, at least 17.78
 
-Both goals are missed. Up to uint8 batches on both sides, timm's taken before its prefetcher normalises, another run
-of 7 rounds gave 1.99 ± 0.01 and 17.95 ± 0.34; in it floats gave 1.94 ± 0.02 and 20.23 ± 0.22, so runs differ by more
-than their spread. (A version of this file that compared plusx's bytes with timm's floats gave 2.18 and 20.95: not the
-same work.) Of the 0.86 ms of a photograph, decoding takes 0.43 when timed alone (Pillow's 0.53), resizing 0.08,
-colours and mirroring 0.14, normalising about 0.1. What would help is to decode only the rows that are cut out, which
-simplejpeg does not offer, and to normalise in the same pass as the colours.
+Both goals are missed. Other runs gave 1.93 and 1.94, and 19.35 and 20.23, so runs differ by more than their spread. (A
+version of this file that compared plusx's bytes with timm's floats gave 2.18 and 20.95: not the same work.) Of the
+0.88 ms of a photograph, decoding takes 0.47 (Pillow's 0.53), cutting and resizing 0.16, colours and mirroring 0.21,
+normalising 0.05. What would help is to decode only the rows that are cut out, which simplejpeg does not offer. Tried
+without gain: mirroring by torch's own flip of images, and image by image.
 
 Two sets of JPEG files are made, of pictures with structure at all scales and noise: 500×375 pixels, quality 90 (about
 48 KiB each), and 32×32. Both loaders read the same files and do the same to them: a random part of 8 to 100 % of the
@@ -46,6 +45,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from plusx import environment
 from plusx.data import Loader, open_data
 from plusx.data.augment import Augmenter, normalise
 from plusx.data.chance import chance
@@ -176,7 +176,7 @@ def measure(photos: int, small: int, rounds: int) -> dict[str, Any]:
             "photographs": compare(large_files, 224, 32, rounds, cached=False),
             "cached": compare(small_files, 32, 128, rounds, cached=True),
             "rounds": rounds,
-            "machine": f"{_processor()}, {os.cpu_count()} cores",
+            "machine": f"{environment.processor()}, {os.cpu_count()} cores",
             "versions": f"Python {platform.python_version()}, "
             + ", ".join(f"{name} {version(name)}" for name in ("torch", "pillow", "simplejpeg", "timm")),
         }
@@ -185,15 +185,6 @@ def measure(photos: int, small: int, rounds: int) -> dict[str, Any]:
 def _spread(values: list[float]) -> dict[str, float]:
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     return {"median": statistics.median(values), "mean": statistics.mean(values), "std": spread, "min": min(values)}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def report(found: dict[str, Any]) -> str:

@@ -14,10 +14,9 @@ at the test images, with seed 0; the seeds counted here are others.
 timm's is a script of its pieces in a process of its own: its transforms with their defaults (a random part of 8 to
 100 % of the area, mirrored by chance, colours changed), its loader with two workers, SGD, cosine with one epoch of
 warm-up, label smoothing, learning rate and weight decay as its train.py has them; float32, eager, N C H W. Its seconds
-end with the last step: judging is not counted. `--gentle` leaves out cutting and colours, which small grey pictures do
-not need: what is left of the difference is the engine's, and the rest of the recipe's.
+end with the last step: judging is not counted.
 
-    python benchmarks/time_to_accuracy.py [--seeds 3] [--peer-epochs 10 11] [--gentle] [--only plusx] [--json]
+    python benchmarks/time_to_accuracy.py [--seeds 3] [--peer-epochs 10 11] [--only plusx] [--json]
     python benchmarks/time_to_accuracy.py --data FOLDER --epochs 20 --peer-epochs 9 --seeds 1
 
 `--peer-epochs`: the lengths to try, shortest first, until one reaches the target. The second form is for a folder of
@@ -77,10 +76,9 @@ def by_plusx(data: str, seed: int, epochs: int, settings: Sequence[str]) -> dict
         return {"seconds": seconds, "accuracy_percent": json.loads(done.stdout)["accuracy_percent"]}
 
 
-def by_timm(data: str, seed: int, epochs: int, gentle: bool) -> dict[str, float]:
+def by_timm(data: str, seed: int, epochs: int) -> dict[str, float]:
     """This file once more, as the peer's script."""
     command = [sys.executable, __file__, "--peer", "--data", data, "--seeds", str(seed), "--epochs", str(epochs)]
-    command += ["--gentle"] * gentle
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds = time.perf_counter() - started
@@ -104,7 +102,7 @@ class Pictures(Dataset[Any]):
         return self.transform(self.pictures[index]), self.labels[index]
 
 
-def peer(data: str, seed: int, epochs: int, gentle: bool) -> dict[str, float]:
+def peer(data: str, seed: int, epochs: int) -> dict[str, float]:
     """Train by timm's pieces, in this process, and judge."""
     for name in ("nms", "qnms"):  # torchvision's wheel expects operators that a CPU build of torch does not have
         with contextlib.suppress(RuntimeError):
@@ -121,8 +119,7 @@ def peer(data: str, seed: int, epochs: int, gentle: bool) -> dict[str, float]:
     about: dict[str, Any] = {"mean": (0.5,) * channels, "std": (0.25,) * channels, "device": torch.device("cpu")}
     train, test = (Pictures(images, size, channels) for images in (dataset.train, dataset.test))
     shape = (channels, size, size)
-    milder = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "color_jitter": None} if gentle else {}
-    batches = create_loader(train, shape, BATCH, is_training=True, num_workers=2, **about, **milder)
+    batches = create_loader(train, shape, BATCH, is_training=True, num_workers=2, **about)
     design = plusx.design(DESIGN).with_in_channels(channels).with_classes(len(dataset.classes))
     net = plusx.build(design, seed=seed)
     optimizer = create_optimizer_v2(net, opt="sgd", lr=0.1 * BATCH / 256, weight_decay=2e-5, momentum=0.9)
@@ -149,11 +146,11 @@ def peer(data: str, seed: int, epochs: int, gentle: bool) -> dict[str, float]:
     return {"judging_s": time.perf_counter() - started, "accuracy_percent": 100 * right / len(test)}
 
 
-def shortest(data: str, lengths: Sequence[int], target: float, gentle: bool) -> list[dict[str, float]]:
+def shortest(data: str, lengths: Sequence[int], target: float) -> list[dict[str, float]]:
     """The peer's runs of these lengths, up to the first that reaches the target."""
     found: list[dict[str, float]] = []
     for epochs in lengths:
-        found.append({"epochs": epochs, **by_timm(data, 1, epochs, gentle)})
+        found.append({"epochs": epochs, **by_timm(data, 1, epochs)})
         if found[-1]["accuracy_percent"] >= target:
             break
     return found
@@ -166,27 +163,23 @@ def main() -> None:
     parser.add_argument("--peer-epochs", type=int, nargs="+", default=PEER_EPOCHS, help="to try, shortest first")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--target", type=float, default=TARGET_PERCENT, help="percent")
-    parser.add_argument("--gentle", action="store_true", help="the peer without cutting and colours")
     parser.add_argument("--set", action="append", default=[], help="more for ours, as plusx train's")
     parser.add_argument("--only", choices=("plusx", "timm"))
     parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.peer:
-        print(json.dumps(peer(options.data, options.seeds, options.epochs, options.gentle)))
+        print(json.dumps(peer(options.data, options.seeds, options.epochs)))
         return
     settings = (*OURS, *options.set)
     seeds = range(1, 1 + options.seeds if options.only != "timm" else 1)
     ours = [by_plusx(options.data, seed, options.epochs, settings) for seed in seeds]
-    theirs = (
-        shortest(options.data, options.peer_epochs, options.target, options.gentle) if options.only != "plusx" else []
-    )
+    theirs = shortest(options.data, options.peer_epochs, options.target) if options.only != "plusx" else []
     found: dict[str, Any] = {
         "data": options.data,
         "target_percent": options.target,
         "plusx": ours,
         "timm": theirs,
-        "gentle": options.gentle,
         "machine": environment.describe()["processor"],
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "timm")),
     }

@@ -3,6 +3,7 @@
 And two runs of training, for all tests that look at one: the default, and one on colour images in folders.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,23 @@ if TYPE_CHECKING:
 for name in ("nms", "qnms"):
     torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache, and where in it what is compiled will lie."""
+    from plusx import fused, native
+    from plusx.data import colour
+
+    def forget() -> None:
+        native.forget()
+        fused.kernels.cache_clear()
+        colour._kernel.cache_clear()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    forget()
+    yield tmp_path / "cache" / "plusx" / "compiled"
+    forget()
 
 
 @pytest.fixture(scope="session")

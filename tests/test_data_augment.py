@@ -246,6 +246,25 @@ def test_jitter_is_torchvisions_where_nothing_is_clipped() -> None:
     assert apart(colour.adjust(images, b, c, s), theirs) <= 3  # torchvision cuts the fraction off three times
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_compiled_colours_are_torchs(layout: torch.memory_format) -> None:
+    """Both ways, for images whose sizes are no multiple of anything; they may round to the other side."""
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (5, 3, 37, 41), dtype=torch.uint8, generator=generator).contiguous(
+        memory_format=layout
+    )
+    strengths = (torch.rand(5, dtype=torch.float64, generator=generator) * 2 for _ in range(3))
+    change = colour.adjustment(3, *strengths)
+    changed = colour.recolour(images, change)
+    exact = colour.recolour_values(images, *change)
+    assert apart(changed, exact) <= 1
+    assert (changed != exact).sum() < 10
+    if layout == torch.channels_last and colour._kernel() is not None:
+        assert changed.is_contiguous(memory_format=layout)
+    same = colour.adjustment(3, *(torch.ones(5, dtype=torch.float64) for _ in range(3)))
+    assert torch.equal(colour.recolour(images, same), images)
+
+
 def test_a_crop_and_its_jitter_at_once_are_one_after_the_other() -> None:
     images, how = pictures(), Jitter(brightness=0.4, contrast=0.4, saturation=0.4)
     at_once = change(EVERYTHING["resized_crop"].replace(jitter=how), images).images

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 
+from plusx import fused
 from plusx.data.augment import Mixed
 from plusx.families import cifar
 from plusx.learner import Learner, Pixels
+from plusx.native import NotCompiledError
 from plusx.network import build
 from plusx.ranks import Ranks
 from plusx.recipe import Recipe
@@ -20,18 +22,29 @@ BATCH = Mixed(
 )
 
 
-def after_steps(recipe: Recipe, steps: int = 3, batch: Mixed = BATCH) -> dict[str, torch.Tensor]:
-    pixels = Pixels((0.5,) * 3, (0.25,) * 3)
-    here, speed = Ranks(0, 1, torch.device("cpu")), Speed(None, False, False, "float32")
+FLOAT32 = Speed(None, False, False, "float32")
+FUSED = Speed(torch.bfloat16, True, False, "bfloat16, channels last, norms fused", fuse=True)
+
+
+def after_steps(
+    recipe: Recipe, steps: int = 3, batch: Mixed = BATCH, speed: Speed = FLOAT32
+) -> dict[str, torch.Tensor]:
+    pixels, here = Pixels((0.5,) * 3, (0.25,) * 3), Ranks(0, 1, torch.device("cpu"))
     learner = Learner(build(cifar(8), seed=0), recipe, pixels, here, speed)
     for _ in range(steps):
         assert learner.step(batch, len(batch.images), 1.0).finite
     return learner.net.state_dict()
 
 
-def test_computing_blocks_again_gives_the_same_bits() -> None:
+@pytest.mark.parametrize("speed", [FLOAT32, FUSED], ids=["float32", "fused"])
+def test_computing_blocks_again_gives_the_same_bits(speed: Speed) -> None:
     """Weights, and the running statistics of batch norms, which must not take in the second pass."""
-    plain, again = after_steps(PLAIN), after_steps(PLAIN.replace(checkpoint_blocks=True))
+    if speed.fuse:
+        try:
+            fused.kernels()
+        except NotCompiledError as problem:
+            pytest.skip(str(problem))
+    plain, again = (after_steps(PLAIN.replace(checkpoint_blocks=again), speed=speed) for again in (False, True))
     assert all(torch.equal(plain[name], again[name]) for name in plain)
     assert int(plain["stages.0.0.branch.0.norm.num_batches_tracked"]) == 3
 

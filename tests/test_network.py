@@ -327,8 +327,13 @@ def test_compiles_with_inductor() -> None:
 
 def test_the_device_is_the_best_there_is_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cpu") == torch.device("cpu")
-    for best, chosen in ((None, "cpu"), (torch.device("mps"), "mps"), (torch.device("xpu"), "xpu")):
+    for best, chosen in (
+        (None, "cpu"),
+        (torch.device("meta"), "cpu"),
+        (torch.device("mps"), "mps"),
+        (torch.device("xpu"), "xpu"),
+    ):
         monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available, best=best: best)
         assert choose_device(None).type == choose_device("auto").type == chosen
-    with pytest.raises(InputError, match="device 'mps'"):
-        choose_device("mps")
+    with pytest.raises(InputError, match="device 'cuda:99'"):
+        choose_device("cuda:99")

@@ -18,7 +18,7 @@
 
 Every convolution is followed by batch normalisation. What the layers of a block are is said once, in `layers.py`; here
 they become modules. Every activation call has its own module and nothing runs in place, so that hooks, quantisers and
-attributions work on every one. All tensors are N C H W.
+attributions work on every one (in training on a CPU, `fused.py` may run several as one). All tensors are N C H W.
 """
 
 from collections import OrderedDict

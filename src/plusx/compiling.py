@@ -1,11 +1,12 @@
 """Whether torch.compile pays for a run on a GPU: measured there, once, and remembered.
 
-    times(design, size, batch, dtype, device, steps) -> Times    of a step, eagerly and compiled, and of compiling
-    Times.pays(steps)                                            whether a run of so many steps is over sooner compiled
+    times(work, device, steps) -> Times    of a step, eagerly and compiled, and of compiling
+    Times.pays(steps)                      whether a run of so many steps is over sooner compiled
 
 What was measured is kept in the cache, so that the same run on the same machine is always run the same way.
 """
 
+import contextlib
 import hashlib
 import json
 import statistics
@@ -17,9 +18,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from plusx.data.downloads import cache_folder
 from plusx.design import Design
-from plusx.files import written_whole
+from plusx.files import cache_folder, written_whole
 from plusx.network import build
 
 LEAST_S = 60.0
@@ -38,7 +38,7 @@ class Times:
 
     def pays(self, steps: int) -> bool:
         """Whether `steps` steps are over sooner when they are compiled first."""
-        if self.compiled_s is None or self.compiling_s is None:
+        if self.compiled_s is None or self.compiling_s is None or steps * self.eager_s < LEAST_S:
             return False
         return self.compiling_s + steps * self.compiled_s < steps * self.eager_s
 
@@ -52,19 +52,39 @@ class Times:
         )
 
 
-def times(design: Design, size: int, batch: int, dtype: torch.dtype | None, device: torch.device, steps: int) -> Times:
-    """Of a forward and backward pass, from the cache or measured now. `dtype`: of autocast, None for none."""
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    about = json.dumps([design.digest, size, batch, str(dtype), card, torch.__version__])
-    path = cache_folder() / "measured" / f"compile-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
-    known = _read(path)
-    if known is not None and (known.compiled_s is not None or steps * known.eager_s < LEAST_S):
-        return known
-    measured = _measure(design, size, batch, dtype, device, steps)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as fresh:
-        fresh.write_text(json.dumps(asdict(measured)), encoding="utf-8")
+@dataclass(frozen=True)
+class Work:
+    """One pass forward and backward: `batch` images of `size` pixels. `dtype`: of autocast, None for none."""
+
+    design: Design
+    size: int
+    batch: int
+    dtype: torch.dtype | None
+    channels_last: bool
+
+
+def known(work: Work, device: torch.device) -> Times | None:
+    """What was measured before on such a device; None where nothing was."""
+    return _read(_path(work, device))
+
+
+def times(work: Work, device: torch.device, steps: int) -> Times:
+    """Of one pass, from the cache or measured now, as far as a run of `steps` of them needs it."""
+    found = known(work, device)
+    if found is not None and (found.compiled_s is not None or steps * found.eager_s < LEAST_S):
+        return found
+    measured, path = _measure(work, device, steps), _path(work, device)
+    with contextlib.suppress(OSError):  # where it cannot be kept it is measured again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as fresh:
+            fresh.write_text(json.dumps(asdict(measured)), encoding="utf-8")
     return measured
+
+
+def _path(work: Work, device: torch.device) -> Path:
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    parts = [work.design.digest, work.size, work.batch, str(work.dtype), work.channels_last, card, torch.__version__]
+    return cache_folder() / "measured" / f"compile-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.json"
 
 
 def _read(path: Path) -> Times | None:
@@ -74,13 +94,12 @@ def _read(path: Path) -> Times | None:
         return None
 
 
-def _measure(
-    design: Design, size: int, batch: int, dtype: torch.dtype | None, device: torch.device, steps: int
-) -> Times:
-    net = build(design, seed=0, device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    shape = (batch, design.stem.in_channels, size, size)
-    images = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+def _measure(work: Work, device: torch.device, steps: int) -> Times:
+    layout, dtype = torch.channels_last if work.channels_last else torch.contiguous_format, work.dtype
+    net = build(work.design, seed=0, device=device).to(memory_format=layout)  # type: ignore[call-overload]
+    shape = (work.batch, work.design.stem.in_channels, work.size, work.size)
+    images = torch.zeros(shape, device=device).contiguous(memory_format=layout)
+    labels = torch.zeros(work.batch, dtype=torch.int64, device=device)
 
     def step(forward: Callable[..., torch.Tensor]) -> None:
         with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
@@ -92,9 +111,12 @@ def _measure(
     eager = statistics.median(_seconds(lambda: step(net)) for _ in range(_STEPS))
     if steps * eager < LEAST_S:
         return Times(eager)
-    compiled = torch.compile(net)
-    compiling = _seconds(lambda: step(compiled))
-    return Times(eager, statistics.median(_seconds(lambda: step(compiled)) for _ in range(_STEPS)), compiling)
+    try:
+        compiled = torch.compile(net)
+        compiling = _seconds(lambda: step(compiled))
+        return Times(eager, statistics.median(_seconds(lambda: step(compiled)) for _ in range(_STEPS)), compiling)
+    except (RuntimeError, ImportError):  # no Triton, a card too old for it, or too little memory
+        return Times(eager)
 
 
 def _seconds(call: Callable[[], None]) -> float:

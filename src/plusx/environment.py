@@ -19,7 +19,7 @@ def describe(device: torch.device | str = "cpu") -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": f"{_processor()}, {cpus()} cores for this process, {torch.get_num_threads()} threads",
+        "processor": f"{processor()}, {cpus()} cores for this process, {torch.get_num_threads()} threads",
         "device": str(place),
     }
     if place.type == "cuda":
@@ -28,7 +28,7 @@ def describe(device: torch.device | str = "cpu") -> dict[str, str]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
     """Its name as the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,6 +1,7 @@
-"""Writing a file so that there is always either the old one or the whole new one, whatever happens meanwhile."""
+"""Where plusx keeps files of its own; and writing one so that there is always the old one or the whole new one."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Raises OSError when the disk refuses. Nothing of a failed or interrupted attempt is left.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         beside.touch()
         mode = beside.stat().st_mode  # as the user's umask says; safetensors would make it private
@@ -31,3 +32,8 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept, and what was compiled or measured: `$XDG_CACHE_HOME/plusx`, else `~/.cache/plusx`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plusx"

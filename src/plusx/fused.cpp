@@ -1,6 +1,6 @@
 // Batch norm, the addition of the shortcut and ReLU with as few passes over memory as there can be, forward and
-// backward, for bfloat16 images whose channels lie last: `rows` (N·H·W) by `channels`. fused.py compiles this for the
-// machine at hand and calls it.
+// backward, for bfloat16 images whose channels lie last: `rows` (N·H·W) by `channels`. native.py compiles this for the
+// machine at hand; fused.py calls it.
 //
 //     y = relu(weight · (x - mean) / sqrt(var + eps) + bias + shortcut)        (shortcut and relu may be absent)
 //
@@ -222,8 +222,10 @@ extern "C" void norm_forward(const uint16_t* x, const uint16_t* shortcut, uint16
     Matrix m(rows, channels);
     Sums sums(m);
     std::vector<float> about(channels), scale(channels), shift(channels);
-    // about the first row, which is no further from the mean than the values are: nothing is lost to cancellation
-    for (int64_t c = 0; c < channels; c++) about[c] = wide(Half{x[c]})[0];
+    // about the mean of some rows, which is not far from that of all: little is lost to cancellation
+    int64_t some = std::min<int64_t>(rows, 32);
+    for (int64_t row = 0; row < some; row++)
+        for (int64_t c = 0; c < channels; c++) about[c] += wide(Half{x[row * rows / some * channels + c]})[0] / some;
     moments(m, threads, x, m.repeated(about.data()).data(), sums);
     for (int64_t c = 0; c < channels; c++) {
         double offset = sums.one[c] / rows, variance = sums.two[c] / rows - offset * offset;

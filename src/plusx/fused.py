@@ -1,83 +1,41 @@
-"""Batch norm, the addition of the shortcut and ReLU as one operation, for training in bfloat16 on a CPU.
+"""Training in bfloat16 on a CPU with fewer passes over memory: a network's layers, several as one.
 
     fuse(net)   the network, running so where it can
 
-Torch runs the three as operations of their own, each of which reads and writes all of its images. They take a third of
-the time of a step of ResNet-20. `fused.cpp`, compiled once for this machine by the C++ compiler (`$CXX`, else g++),
-makes two passes forward and two backward. Times: `benchmarks/train_step.py`. What the network is, its parameters and
-their names stay the same.
+    norm, addition of the shortcut, ReLU    one operation. Torch runs three, each of which reads and writes all of its
+                                            images: a third of the time of a step of ResNet-20
+    convolutions of small maps              take their weights' gradient as one product of matrices, where oneDNN runs
+                                            at half of the processor's speed
+
+The former is in `fused.cpp`, which is compiled when it is first used (`plusx.native`). Times are in
+`benchmarks/train_step.py`. What the network is, its parameters and their names stay the same.
 """
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from plusx.blocks import ConvBlock, ResidualBlock
-from plusx.data.downloads import cache_folder
-from plusx.files import written_whole
+from plusx.native import library
 from plusx.network import Network
 
-_SOURCE = Path(__file__).with_name("fused.cpp")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 _TENSOR, _SIZE, _REAL, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
-
-
-class NoKernelsError(Exception):
-    """The kernels cannot be had here; the message says why."""
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL:
-    """The compiled `fused.cpp`: from the cache, where it is put the first time. Raises NoKernelsError."""
-    wanted = os.environ.get("CXX", "g++")
-    compiler = shutil.which(wanted)
-    if compiler is None:
-        raise NoKernelsError(f"there is no C++ compiler ({wanted})")
-    library = cache_folder() / "compiled" / f"fused-{_key(compiler)}.so"
-    try:
-        loaded = _load(compiler, library)
-    except (OSError, subprocess.SubprocessError) as problem:
-        raise NoKernelsError(f"{compiler}: {' '.join(str(problem).split())[:200]}") from None
+    """The compiled `fused.cpp`. Raises NotCompiledError."""
+    loaded = library(Path(__file__).with_name("fused.cpp"))
     loaded.norm_forward.argtypes = [_TENSOR] * 9 + [_SIZE] * 2 + [_REAL] * 2 + [_INT] * 2
     loaded.norm_backward.argtypes = [_TENSOR] * 11 + [_SIZE] * 2 + [_INT] * 2
     loaded.norm_forward.restype = loaded.norm_backward.restype = None
     return loaded
-
-
-def _load(compiler: str, library: Path) -> ctypes.CDLL:
-    try:
-        return ctypes.CDLL(str(library))
-    except OSError:  # not there, or damaged
-        library.parent.mkdir(parents=True, exist_ok=True)
-        _compile(compiler, library)
-        return ctypes.CDLL(str(library))
-
-
-def _compile(compiler: str, library: Path) -> None:
-    with written_whole(library) as fresh:
-        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(fresh)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        if done.returncode:
-            raise OSError(next(iter(done.stderr.splitlines()), f"exit code {done.returncode}"))
-
-
-def _key(compiler: str) -> str:
-    """Of all that the compiled kernels depend on: the source, the compiler and the processor."""
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    flags = [line for line in lines if line.startswith(("flags", "Features", "model"))][:4]
-    about = [platform.machine(), compiler, str(Path(compiler).stat().st_mtime_ns), *_FLAGS, *flags]
-    return hashlib.sha256("\n".join([_SOURCE.read_text(), *about]).encode()).hexdigest()[:16]
 
 
 class _Norm(torch.autograd.Function):
@@ -104,6 +62,7 @@ class _Norm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight, bias, mean, invstd = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
@@ -119,6 +78,38 @@ class _Norm(torch.autograd.Function):
         )
         of_shortcut = (passed if ctx.relu else gradient) if ctx.adds else None
         return of_x, of_shortcut, None, None, of_weight, of_bias
+
+
+class _Conv(torch.autograd.Function):
+    """A convolution of stride 1, 1×1 or padded 3×3. Images and weights are bfloat16, channels last."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return nn.functional.conv2d(x, weight, padding=weight.shape[2] // 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        outputs, inputs, side, _ = weight.shape
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        padding = [side // 2] * 2
+        of_x, _, _ = torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [True, False, False]
+        )
+        rows = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)
+        of_weight = torch.mm(rows.t(), _windows(x, side)).view(outputs, side, side, inputs).permute(0, 3, 1, 2)
+        return of_x, of_weight
+
+
+def _windows(x: Tensor, side: int) -> Tensor:
+    """What each output pixel of a convolution sees: N C H W → N·H·W, side·side·C."""
+    pixels = x.permute(0, 2, 3, 1)
+    if side > 1:
+        around = nn.functional.pad(pixels, (0, 0, side // 2, side // 2, side // 2, side // 2))
+        pixels = around.unfold(1, side, 1).unfold(2, side, 1).permute(0, 1, 2, 4, 5, 3)
+    return pixels.reshape(-1, side * side * x.shape[1])
 
 
 def _at(tensor: Tensor | None) -> int | None:
@@ -140,12 +131,43 @@ def _fits(norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> TypeGua
         and norm.affine
         and norm.momentum is not None
         and norm.running_mean is not None
-        and torch.is_grad_enabled()
+        and norm.weight.device.type == "cpu"
+        and norm.weight.dtype == norm.running_mean.dtype == torch.float32
         and x.numel() > x.shape[1]
-        and all(
-            images.dtype == torch.bfloat16 and images.is_contiguous(memory_format=torch.channels_last)
-            for images in (x, x if shortcut is None else shortcut)
-        )
+        and _learns_from(x)
+        and (shortcut is None or _learns_from(shortcut))
+    )
+
+
+def _learns_from(images: Tensor) -> bool:
+    return (
+        images.dtype == torch.bfloat16
+        and images.device.type == "cpu"
+        and images.is_contiguous(memory_format=torch.channels_last)
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
+
+
+SMALL_MAPS = {1: 4096, 3: 1024}
+"""By a kernel's side: up to so many pixels of a batch's maps together a convolution is `_Conv`'s."""
+
+MANY_CHANNELS = 512
+"""Where in and out together are at least twice as many, and neither below a half."""
+
+
+def _is_small(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
+    """Whether a convolution's weights' gradient is sooner found as one product."""
+    if not (type(layer) is nn.Conv2d and layer.training and layer.weight.requires_grad and _learns_from(x)):
+        return False
+    side = layer.kernel_size[0]
+    return (
+        layer.kernel_size == (side, side)
+        and x.shape[0] * x.shape[2] * x.shape[3] <= SMALL_MAPS.get(side, 0)
+        and (layer.stride, layer.dilation, layer.groups, layer.bias) == ((1, 1), (1, 1), 1, None)
+        and layer.padding == (side // 2, side // 2)
+        and min(layer.in_channels, layer.out_channels) >= MANY_CHANNELS // 2
+        and layer.in_channels + layer.out_channels >= 2 * MANY_CHANNELS
     )
 
 
@@ -158,6 +180,8 @@ def _run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
             relu = bool(todo) and type(todo[0]) is nn.ReLU
             x = _norm(layer, x, None, relu)
             todo = todo[relu:]
+        elif _is_small(layer, x):
+            x = _Conv.apply(x, layer.weight.to(torch.bfloat16))  # type: ignore[no-untyped-call]
         else:
             x = layer(x)
     return x
@@ -198,7 +222,10 @@ class _Block:
 
 
 def fuse(net: Network) -> None:
-    """From now on `net` runs its norms, additions and ReLUs as one wherever the kernels can. Raises NoKernelsError."""
+    """From now on `net` runs its norms, additions and ReLUs as one wherever the kernels can: while it learns.
+
+    There, hooks on the norms and activations are passed over. Raises NotCompiledError.
+    """
     kernels()
     for part in net.modules():
         if isinstance(part, nn.Sequential):

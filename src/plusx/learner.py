@@ -61,7 +61,7 @@ class Learner:
             _hold(self.net, recipe.finetune)
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if recipe.ema else None
         self.optimizer = make_optimizer(self.net, recipe, fused=ranks.device.type in ("cpu", "cuda"))
-        self._forward: Any = speed.made_fast(self.net)
+        self._forward: Any = speed.prepare(self.net)
         if recipe.checkpoint_blocks:
             for block in self.net.blocks():
                 block.forward = _Again(block)

@@ -121,7 +121,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     Raises InputError for one that is not here.
     """
     if device is None or device == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        best = torch.accelerator.current_accelerator(check_available=True)
+        return best if best is not None and best.type in ("cuda", "mps", "xpu") else torch.device("cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from plusx import families
-from plusx.compiling import times
+from plusx.compiling import Work, known, times
 from plusx.cost import Cost, cost
 from plusx.data import Dataset, Images
 from plusx.data.machine import memory
@@ -90,22 +90,27 @@ def make_plan(
     recipe = recipe.replace(input_size=size)
     steps = recipe.steps or recipe.epochs * steps_each
     speed = choose(
-        recipe, ranks.device, price.macs * batch, partial(_compiling_pays, chosen, size, batch, steps, ranks)
+        recipe, ranks.device, price.macs * batch, partial(_compiling_pays, chosen, size, batch, steps, recipe, ranks)
     )
     return Plan(dataset, images, held_out, split, chosen, note, recipe, size, price, steps_each, steps, speed)
 
 
 def _compiling_pays(
-    design: Design, size: int, batch: int, steps: int, ranks: Ranks, dtype: torch.dtype | None
+    design: Design, size: int, batch: int, steps: int, recipe: Recipe, ranks: Ranks, speed: Speed
 ) -> tuple[bool, str]:
-    """Whether torch.compile pays on this GPU, as the first process finds, and words for it."""
-    words, pays = "", False
-    if ranks.first:
-        found = times(design, size, batch, dtype, ranks.device, steps)
-        pays = found.pays(steps)
-        words = f" ({found.words()})"
-    pays = bool(ranks.agree(int(pays)))
-    return pays, f", {'compiled' if pays else 'not compiled'}{words}"
+    """Whether torch.compile pays on this GPU, and words for it.
+
+    Not where the recipe saves memory or changes the images' size, for then the measured step is not the one run. With
+    several processes, where measuring would keep the others waiting, only what one has measured before counts.
+    """
+    if recipe.checkpoint_blocks or recipe.progressive is not None:
+        return False, ", not compiled"
+    work = Work(design, size, math.ceil(batch / recipe.accumulate), speed.dtype, speed.channels_last)
+    passes = steps * recipe.accumulate
+    found = times(work, ranks.device, passes) if ranks.world == 1 else known(work, ranks.device)
+    pays = bool(ranks.agree(int(found is not None and found.pays(passes))))
+    words = "not measured; a run with one process does" if found is None else found.words()
+    return pays, f", {'compiled' if pays else 'not compiled'} ({words})"
 
 
 def usual_recipe(recipe: Recipe | str | Path | None, dataset: Dataset, finetunes: bool) -> Recipe:
@@ -125,6 +130,7 @@ def origin(plan: Plan) -> dict[str, Any]:
         "images_digest": plan.digest,
         "classes": list(plan.dataset.classes),
         "speed": plan.speed.why,
+        "running": plan.speed.record(),
     }
 
 

@@ -104,6 +104,8 @@ def ranks(device: str | torch.device | None) -> Iterator[Ranks]:
         return
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     where = choose_device(device)
+    if device in (None, "auto") and where.type != "cuda":
+        where = torch.device("cpu")  # gloo, which joins the processes then, knows no other
     if where.type == "cuda":
         if local >= torch.cuda.device_count():
             raise InputError(

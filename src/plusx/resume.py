@@ -1,6 +1,9 @@
 """Going on with a run that was stopped: its folder, its plan as it was, and its newest whole state."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from plusx import run_folder
 from plusx.data import open_data
@@ -11,6 +14,7 @@ from plusx.inference import given_path
 from plusx.plan import Plan, make_plan
 from plusx.ranks import Ranks, restarted
 from plusx.recipe import Recipe
+from plusx.speed import Speed, recorded
 from plusx.state import State, has_checkpoints, newest
 
 
@@ -46,10 +50,22 @@ def old_plan(folder: Path, here: Ranks, display: Display) -> Plan:
         raise InputError(f"resume {folder}: {run_folder.METRICS_FILE} does not say what it was trained on")
     design, recipe = Design.read(folder / run_folder.DESIGN_FILE), Recipe.read(folder / run_folder.RECIPE_FILE)
     plan = make_plan(open_data(about.data, say=display.line), design, recipe, here, as_is=True)
-    was = run_folder.read_about(folder).get("images_digest")
-    if was != plan.digest:
+    said = run_folder.read_about(folder)
+    if said.get("images_digest") != plan.digest:
         raise InputError(f"resume {folder}: the images of {about.data} are not the same as when the run began")
-    return plan
+    return replace(plan, speed=_as_before(plan.speed, said, display))
+
+
+def _as_before(now: Speed, said: Mapping[str, Any], display: Display) -> Speed:
+    """How the run was run until now, where that can be done here; a line where it cannot."""
+    try:
+        before = recorded(said["running"])
+    except (KeyError, TypeError, AttributeError):  # begun before runs recorded it
+        return now
+    if before.fuse and not now.fuse:
+        display.line(f"going on otherwise than before ({before.why}), so not to the same bits: {now.why}")
+        return now
+    return before
 
 
 def newest_state(folder: Path, here: Ranks, display: Display) -> State | None:

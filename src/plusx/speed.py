@@ -1,31 +1,29 @@
 """How a network is run fast on a device: the precision, the memory format, what is fused, whether torch compiles it.
 
-    choose(recipe, device, step_macs, timed) -> Speed
+    choose(recipe, device, step_macs, pays) -> Speed
 
 The same run on the same machine is run the same way, to the last bit: the choice depends on the recipe, the device, the
-size of a step, and on times that are measured once and kept (`plusx.compiling`). `benchmarks/train_step.py` has the
-times on a CPU; no GPU was tried.
+size of a step, on whether there is a C++ compiler, and on times that are measured once and kept (`plusx.compiling`).
+A run records it, and goes on with it. `benchmarks/train_step.py` has the times on a CPU; no GPU was tried.
 """
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from plusx import fused
+from plusx.native import NotCompiledError
 from plusx.network import Network
 from plusx.recipe import Recipe
 
 LEAST_MACS = 250_000_000
 """Multiply-adds of a step's forward pass below which a run stays in float32. Bfloat16 is faster there too (1.2 to 1.4
 times at 81 to 190 million, n = 20, a CPU with AVX512-bf16), but such runs take seconds, and keep their digits."""
-
-Timed = Callable[[torch.dtype | None], tuple[bool, str]]
-"""Whether compiling pays in a precision, and words for it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,10 @@ class Speed:
     why: str
     fuse: bool = False
 
+    def record(self) -> dict[str, Any]:
+        """Plain data; `recorded` reads it back."""
+        return {**asdict(self), "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch.")}
+
     @property
     def memory_format(self) -> torch.memory_format:
         """Of images and weights."""
@@ -47,20 +49,32 @@ class Speed:
         """Run what is inside in `dtype` where that is safe."""
         return torch.autocast(device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
-    def made_fast(self, net: Network) -> Callable[..., Any]:
-        """The network as torch compiles it, or itself, its norms fused where that was chosen."""
+    def prepare(self, net: Network) -> Callable[..., Any]:
+        """What to call for the network's outputs. Where that was chosen, `net` itself runs fused from now on."""
         if self.fuse:
             fused.fuse(net)
         return torch.compile(net) if self.compile else net
 
 
-def unmeasured(_: torch.dtype | None) -> tuple[bool, str]:
+def recorded(record: Mapping[str, Any]) -> Speed:
+    """How a run was run, from its `Speed.record`. Raises TypeError, AttributeError for what is none."""
+    dtype = record.get("dtype")
+    return Speed(**{**record, "dtype": None if dtype is None else getattr(torch, dtype)})
+
+
+def unmeasured(_: Speed) -> tuple[bool, str]:
     """Not to compile, where nothing was measured."""
     return False, ", not compiled"
 
 
-def choose(recipe: Recipe, device: torch.device, step_macs: int, timed: Timed = unmeasured) -> Speed:
-    """`step_macs`: of a forward pass over one process's batch. `timed` is asked on a GPU where the recipe leaves it."""
+def choose(
+    recipe: Recipe, device: torch.device, step_macs: int, pays: Callable[[Speed], tuple[bool, str]] = unmeasured
+) -> Speed:
+    """`step_macs`: of a forward pass over one process's batch.
+
+    pays: whether compiling does, for what is chosen so far, and words for it; asked on a GPU, where the recipe leaves
+        it open.
+    """
     fast, large = fast_bfloat16(device), step_macs >= LEAST_MACS
     half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and fast and large)
     dtype = torch.bfloat16 if half else None
@@ -68,9 +82,9 @@ def choose(recipe: Recipe, device: torch.device, step_macs: int, timed: Timed = 
     words = ""
     if recipe.compile == "yes":
         compiling, words = _compile(device)
-    elif recipe.compile == "auto" and device.type != "cpu":
-        compiling, words = timed(dtype)
-    elif recipe.compile == "auto" and half:
+    elif recipe.compile == "auto" and device.type == "cuda":
+        compiling, words = pays(Speed(dtype, half or large, False, ""))
+    elif recipe.compile == "auto" and half and device.type == "cpu":
         fusing, words = _fuse()
     text = f"bfloat16, channels last{words}" if half else f"float32{', channels last' if large else ''}{words}"
     return Speed(dtype, half or large, compiling, text, fusing)
@@ -96,6 +110,6 @@ def _fuse() -> tuple[bool, str]:
     """Whether norms, additions and ReLUs can be fused, and words for it."""
     try:
         fused.kernels()
-    except fused.NoKernelsError as problem:
+    except NotCompiledError as problem:
         return False, f", norms not fused: {problem}"
     return True, ", norms fused"

@@ -84,7 +84,7 @@ def train(
     out: a folder that is new or empty; by default runs/<data>-<design>-<n>.
     resume: the folder of a run that was stopped: it goes on from its newest whole checkpoint, to the same weights, to
         the last bit, as if it had not been stopped. Everything else is as it was.
-    device: as torch names it; by default cuda where there is one, else cpu.
+    device: as torch names it; "auto", the default, is cuda, mps or xpu where there is one, else cpu.
     workers: processes that decode images where the set is too large to be kept decoded.
     on_bad_image: "skip" names and leaves out files that are no images; "fail" stops at the first.
     checkpoint_minutes: how often the state is saved, beside the end of each epoch.
@@ -225,6 +225,7 @@ def _fit(
     plan, recipe, here = job.plan, job.plan.recipe, job.ranks
     changes = recipe.augment.replace(resized_crop=None) if train_set.crops else recipe.augment
     augment = Augmenter(changes, plan.design.stem.in_channels, seed=recipe.seed)
+    changing = torch.device("cpu") if here.device.type == "mps" else here.device  # MPS knows no float64
     saved_at = time.monotonic()
     while at.step < plan.steps:
         order = torch.randperm(len(train_set), generator=chance(recipe.seed, at.epoch, "order"))
@@ -242,15 +243,15 @@ def _fit(
             )
             torch.manual_seed(chance(recipe.seed, at.step, here.rank, "depth").initial_seed())
             mixed = augment(
-                images.to(here.device),
-                labels.to(here.device),
+                images.to(changing),
+                labels.to(changing),
                 chance=chance(recipe.seed, at.step, "augment"),
                 epoch=at.epoch,
                 size=_size(plan, progress),
                 whole=len(batch),
                 start=share.start,
                 indices=indices,
-            )
+            ).to(here.device)
             factor = recipe.schedule.factor(progress)
             head_only = recipe.finetune is not None and progress.epoch <= recipe.finetune.head_epochs
             outcome = learner.step(

@@ -28,6 +28,11 @@ class Mixed(NamedTuple):
     other: Tensor | None = None
     share: float = 1.0
 
+    def to(self, device: torch.device) -> "Mixed":
+        """The same on a device."""
+        other = None if self.other is None else self.other.to(device)
+        return Mixed(self.images.to(device), self.labels.to(device), other, self.share)
+
 
 class Augmenter:
     """The changes that an `Augment` asks for, for images of `channels` (1 or 3).

@@ -23,8 +23,8 @@ import numpy as np
 
 from plusx.data.dataset import Images
 from plusx.data.decode import DECODERS, Pixels
-from plusx.data.downloads import Say, cache_folder
-from plusx.files import written_whole
+from plusx.data.downloads import Say
+from plusx.files import cache_folder, written_whole
 
 if sys.platform != "win32":
     import fcntl

@@ -3,6 +3,10 @@
 Strengths are float64, N, on a CPU. Grey is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), as in Pillow.
 """
 
+import ctypes
+import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,6 +14,7 @@ from torch import Tensor
 
 from plusx.data.chance import Draws
 from plusx.data.warp import by_chunks, cut_off, to_bytes
+from plusx.native import NotCompiledError, library
 from plusx.recipe import Jitter
 
 _GREY = (0.299, 0.587, 0.114)
@@ -56,8 +61,31 @@ def adjustment(channels: int, brightness: Tensor, contrast: Tensor, saturation: 
 
 
 def recolour(images: Tensor, change: Linear) -> Tensor:
-    """The images with their colours changed so."""
-    return by_chunks(recolour_values, images, *change)
+    """The images with their colours changed so.
+
+    On a CPU with a C++ compiler by `colour.cpp`, six times as fast; it may differ by 1 where a value is within float
+    rounding of the next.
+    """
+    rows = images.permute(0, 2, 3, 1)
+    compiled = _kernel() if images.device.type == "cpu" and rows.shape[3] == 3 and rows.is_contiguous() else None
+    if compiled is None:
+        return by_chunks(recolour_values, images, *change)
+    changed, of_pixels, of_mean = torch.empty_like(rows), change.of_pixels.contiguous(), change.of_mean.contiguous()
+    at = [tensor.data_ptr() for tensor in (rows, of_pixels, of_mean, changed)]
+    compiled(at[0], len(rows), rows.shape[1] * rows.shape[2], *at[1:], torch.get_num_threads())
+    return changed.permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _kernel() -> Callable[..., None] | None:
+    """`recolour` of colour.cpp; None where it cannot be compiled."""
+    try:
+        function = library(Path(__file__).with_name("colour.cpp")).recolour
+    except NotCompiledError:
+        return None
+    tensor, size = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes, function.restype = [tensor, size, size, tensor, tensor, tensor, ctypes.c_int], None
+    return function
 
 
 def recolour_values(values: Tensor, of_pixels: Tensor, of_mean: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from plusx.errors import DataError
-from plusx.files import written_whole
+from plusx.files import cache_folder, written_whole
 
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 """Where Zalando publishes Fashion-MNIST (arXiv 1708.07747)."""
@@ -44,11 +44,6 @@ Say = Callable[[str], None]
 """Takes a line for a person who waits."""
 
 _TIMEOUT_S = 30
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `$XDG_CACHE_HOME/plusx`, else `~/.cache/plusx`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plusx"
 
 
 def silent(_: str) -> None:
