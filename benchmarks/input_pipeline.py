@@ -1,16 +1,17 @@
 """Images per second on one core, JPEG file to augmented batch: plusx against timm's loader with its defaults.
 
 Result, 24 November 2026, on one of 2 shared cores of an "AMD EPYC" with AVX-512, Python 3.11.7, torch 2.13.0+cpu,
-pillow 13.0.0, simplejpeg 1.9.0, timm 1.0.31 (median ± std over 5 rounds):
+pillow 13.0.0, simplejpeg 1.9.0, timm 1.0.31 (median ± std over 7 rounds, others using the machine as well):
 
-    500×375, decoded each time, to 224×224: plusx 1,148 ± 9 images/s, timm 586 ± 5; ratio 1.97 ± 0.03, at least 1.92
-    32×32, from the cache: plusx 75,556 ± 2,681 images/s, timm 3,978 ± 16; ratio 18.85 ± 0.69, at least 17.78
+    500×375, decoded each time, to 224×224: plusx 1,305 ± 40 images/s, timm 580 ± 34; ratio 2.27 ± 0.14, at least 2.21
+    32×32, from the cache: plusx 119,749 ± 14,670 images/s, timm 3,842 ± 119; ratio 30.6 ± 3.2, at least 24.7
 
-Both goals are missed. Other runs gave 1.93 and 1.94, and 19.35 and 20.23, so runs differ by more than their spread. (A
-version of this file that compared plusx's bytes with timm's floats gave 2.18 and 20.95: not the same work.) Of the
-0.88 ms of a photograph, decoding takes 0.47 (Pillow's 0.53), cutting and resizing 0.16, colours and mirroring 0.21,
-normalising 0.05. What would help is to decode only the rows that are cut out, which simplejpeg does not offer. Tried
-without gain: mirroring by torch's own flip of images, and image by image.
+Both goals are met, the aim of 3 is not. What paid, in ms of a photograph: 0.88 before; 0.77 with colours changed by
+data/colour.cpp instead of products of matrices (predicted 0.1 less); and in µs of a small image, 12.3 before, 7.8 with
+boxes cut and resized by data/cut.cpp. Of what is left of a photograph, decoding takes 0.47 (Pillow's 0.53), cutting and
+resizing 0.16, colours and mirroring 0.11, normalising 0.05: with decoding alone the ratio would be 3.6. What would help
+is to decode only the rows that are cut out, which simplejpeg does not offer. Mirroring image by image, and normalising
+a few images at a time, gained nothing.
 
 Two sets of JPEG files are made, of pictures with structure at all scales and noise: 500×375 pixels, quality 90 (about
 48 KiB each), and 32×32. Both loaders read the same files and do the same to them: a random part of 8 to 100 % of the

@@ -21,8 +21,8 @@ the quarter that its matrix product suggests: with convolutions alone the ratios
 
 The peer is torchvision's own model (ResNet-20, which it has not: plusx's), eager, float32, N C H W contiguous, torch's
 SGD with its defaults, in a process of its own that keeps no freed memory, as its script does not. Ours is
-`plusx.learner.Learner` with the recipe "quick": the step that `plusx train` takes, from uint8 images to new weights, its
-checks for what is not finite included. The two take turns of one step that does not count and three that do; their
+`plusx.learner.Learner` with the recipe "quick": the step that `plusx train` takes, from uint8 images to new weights,
+with its checks for what is not finite. The two take turns of one step that does not count and three that do; their
 medians are compared. The matrix peak is the best of repeated 2,048-cubed products of bfloat16 matrices in the same run;
 a step's share of it counts three times the forward pass's multiply-adds (once forward, twice backward), and nothing
 else.

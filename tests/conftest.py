@@ -22,12 +22,13 @@ torch.set_num_threads(1)
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and where in it what is compiled will lie."""
     from plusx import fused, native
-    from plusx.data import colour
+    from plusx.data import colour, warp
 
     def forget() -> None:
         native.forget()
         fused.kernels.cache_clear()
         colour._kernel.cache_clear()
+        warp._kernel.cache_clear()
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     forget()

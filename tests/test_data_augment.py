@@ -265,16 +265,22 @@ def test_compiled_colours_are_torchs(layout: torch.memory_format) -> None:
     assert torch.equal(colour.recolour(images, same), images)
 
 
-def test_a_crop_and_its_jitter_at_once_are_one_after_the_other() -> None:
-    images, how = pictures(), Jitter(brightness=0.4, contrast=0.4, saturation=0.4)
-    at_once = change(EVERYTHING["resized_crop"].replace(jitter=how), images).images
-    drawn = Draws(chance(7, 0, 3), 24, 0, 24)
-    colours = colour.jitter(how, 3, drawn)
-    assert colours is not None
-    sides = torch.full((24,), 20, dtype=torch.float64)
-    boxes = warp.random_boxes(drawn.uniform(0, 1, columns=warp.NUMBERS), sides, sides, (0.08, 1.0))
-    cut = warp.cut(images, boxes, 20, torch.zeros(24, dtype=torch.bool))
-    assert apart(at_once, colour.recolour(cut, colours)) <= 2
+@pytest.mark.parametrize("within", [True, False])
+@pytest.mark.parametrize(("channels", "height", "width", "size"), [(3, 37, 41, 20), (1, 28, 28, 28), (3, 20, 20, 33)])
+def test_a_compiled_cut_is_torchs(channels: int, height: int, width: int, size: int, within: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (40, channels, height, width), dtype=torch.uint8, generator=generator)
+    tall, wide = (torch.full((40,), side, dtype=torch.float64) for side in (height, width))
+    boxes = warp.random_boxes(draws(40).uniform(0, 1, columns=warp.NUMBERS), tall, wide, (0.02, 1.0))
+    mirrored = torch.arange(40) % 2 == 1
+    exact = warp.cut_by_products(images, boxes, size, mirrored, within=within)
+    for given in (images, images.contiguous(memory_format=torch.channels_last)):
+        ours = warp.cut(given, boxes, size, mirrored, within=within)
+        assert apart(ours, exact) <= 1
+        assert (ours != exact).float().mean() < 1e-3
+    whole = warp.Boxes(*(torch.full((40,), side, dtype=torch.float64) for side in (0, 0, height, width)))
+    if height == width == size:
+        assert torch.equal(warp.cut(images, whole, size, torch.zeros(40, dtype=torch.bool)), images)
 
 
 def test_hue_is_torchvisions() -> None:

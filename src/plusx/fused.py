@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from plusx.blocks import ConvBlock, ResidualBlock
+from plusx.blocks import ConvBlock, PadShortcut, ResidualBlock
 from plusx.native import library
 from plusx.network import Network
 
@@ -221,6 +221,20 @@ class _Block:
         return y
 
 
+class _Pad:
+    """The forward of shortcut A by a pooling of single pixels: a slice's gradient is N C H W in memory, and the
+    gradients of all that comes before it would be."""
+
+    def __init__(self, shortcut: PadShortcut) -> None:
+        self.shortcut, self.sliced = shortcut, shortcut.forward
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not _learns_from(x):
+            return self.sliced(x)
+        every = nn.functional.avg_pool2d(x, 1, self.shortcut.stride)
+        return nn.functional.pad(every, (0, 0, 0, 0, self.shortcut.front, self.shortcut.back))
+
+
 def fuse(net: Network) -> None:
     """From now on `net` runs its norms, additions and ReLUs as one wherever the kernels can: while it learns.
 
@@ -230,6 +244,8 @@ def fuse(net: Network) -> None:
     for part in net.modules():
         if isinstance(part, nn.Sequential):
             part.forward = _Chain(part)  # type: ignore[method-assign]
+        elif isinstance(part, PadShortcut):
+            part.forward = _Pad(part)  # type: ignore[method-assign]
         elif isinstance(part, ResidualBlock) and part.shortcut is not None and _ends_in_norm(part):
             part.forward = _Block(part)  # type: ignore[method-assign]
 

@@ -68,6 +68,8 @@ class Learner:
         if ranks.world > 1:
             with ranks.together():
                 self._forward = DistributedDataParallel(self._forward, device_ids=_ids(ranks.device))
+        self.net.train()
+        self._parameters = list(self.net.parameters())
         self._statistics = [buffer for buffer in self.net.buffers() if buffer.is_floating_point()]
         self._counters = [buffer for buffer in self.net.buffers() if not buffer.is_floating_point()]
         self._before = [buffer.clone() for buffer in (*self._statistics, *self._counters)]
@@ -92,7 +94,8 @@ class Learner:
         updates: how often the weights were changed before. head_only: leave all but the head as it is. stop: whether
         this process was asked to stop.
         """
-        self.net.train()
+        if not self.net.training:  # after an evaluation
+            self.net.train()
         self.optimizer.zero_grad()
         self._remember()
         with self.ranks.together():
@@ -142,10 +145,9 @@ class Learner:
         return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
 
     def _gradient_norm(self) -> float:
-        grads = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
-        if self.recipe.clip_norm is None:
-            return float(get_total_norm(grads))
-        return float(clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm))
+        if self.recipe.clip_norm is not None:
+            return float(clip_grad_norm_(self._parameters, self.recipe.clip_norm))
+        return float(get_total_norm([each.grad for each in self._parameters if each.grad is not None]))
 
     def _finite(self, loss: float, norm: float) -> bool:
         statistics = float(torch.stack(torch._foreach_norm(self._statistics)).sum()) if self._statistics else 0.0

@@ -72,9 +72,8 @@ class Augmenter:
             self._mirrored(draws, epoch, indices),
             colour.jitter(self.augment.jitter, self.channels, draws),
         )
-        at_once = self.augment.resized_crop is not None and self.augment.auto == "none"
-        images = self._crop(images, size or images.shape[2], mirrored, draws, colours if at_once else None)
-        images = self._recolour(images, draws, None if at_once else colours)
+        images = self._crop(images, size or images.shape[2], mirrored, draws)
+        images = self._recolour(images, draws, colours)
         if self.augment.erasing:
             images = mixing.erase(images, self.augment.erasing, draws)
         return self._mix(images, labels, chance)
@@ -88,15 +87,14 @@ class Augmenter:
         assert indices is not None, "alternating flips need to know which images these are"
         return (_bit(indices.cpu(), self.seed) + epoch) % 2 == 1
 
-    def _crop(self, images: Tensor, size: int, mirrored: Tensor, draws: Draws, colours: colour.Linear | None) -> Tensor:
-        """Resized to `size`, cut and mirrored; a resized crop recoloured at once, before it is rounded."""
+    def _crop(self, images: Tensor, size: int, mirrored: Tensor, draws: Draws) -> Tensor:
+        """Resized to `size`, cut and mirrored."""
         how, (height, width) = self.augment, images.shape[2:]
         if how.resized_crop:
             numbers = draws.uniform(0, 1, columns=warp.NUMBERS)
             tall, wide = (torch.full((len(images),), side, dtype=torch.float64) for side in (height, width))
             boxes = warp.random_boxes(numbers, tall, wide, how.resized_crop)
-            finish = warp.to_bytes if colours is None else colour.recolour_values
-            return warp.cut(images, boxes, size, mirrored, finish=finish, each=colours or ())
+            return warp.cut(images, boxes, size, mirrored)
         if how.scale_sides:
             boxes = warp.scaled_boxes(draws, height, size, how.scale_sides)
             return warp.cut(images, boxes, size, mirrored, within=False)

@@ -3,14 +3,18 @@
 Each image has its own parameters; no function here loops over images. Memory may lie N C H W or N H W C.
 """
 
+import ctypes
+import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from plusx.data.chance import Draws
+from plusx.native import NotCompiledError, library
 
 _SHAPES = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
@@ -109,36 +113,52 @@ def scaled_boxes(draws: Draws, side: int, size: int, multiples: tuple[float, flo
     return Boxes(top * side / scaled, left * side / scaled, cut, cut)
 
 
-def cut(
-    images: Tensor,
-    boxes: Boxes,
-    size: int,
-    mirrored: Tensor,
-    *,
-    within: bool = True,
-    finish: Callable[..., Tensor] = to_bytes,
-    each: tuple[Tensor, ...] = (),
-) -> Tensor:
+def cut(images: Tensor, boxes: Boxes, size: int, mirrored: Tensor, *, within: bool = True) -> Tensor:
     """Each image's box resized to `size` by antialiased bilinear interpolation; left to right where `mirrored` (N).
 
-    within: whether only pixels of the box count, or also those about it.
-    finish, each: makes uint8 of the float32 values, of N C size size and further tensors of N.
-    Resizing along one side is a small matrix, so the whole is two batched products; rounded once, where Pillow rounds
-    twice and may differ by 1.
+    within: whether only pixels of the box count, or also those about it. Rounded once, where Pillow rounds twice and
+    may differ by 1. On a CPU with a C++ compiler by `cut.cpp`; elsewhere as two batched products, for resizing along
+    one side is a small matrix.
     """
+    rows = images.permute(0, 2, 3, 1)
+    compiled = _kernel() if images.device.type == "cpu" and rows.shape[3] in (1, 3) else None
+    if compiled is None:
+        return cut_by_products(images, boxes, size, mirrored, within=within)
+    n, height, width, channels = rows.shape
+    rows, where, turned = rows.contiguous(), torch.stack(boxes).double().contiguous(), mirrored.to(torch.uint8)
+    done = torch.empty(n, size, size, channels, dtype=torch.uint8)
+    at = [tensor.data_ptr() for tensor in (rows, where, turned, done)]
+    threads = torch.get_num_threads()
+    compiled(at[0], n, height, width, channels, at[1], at[2], size, within, at[3], threads)
+    return done.permute(0, 3, 1, 2)
 
-    def change(
-        part: Tensor, turned: Tensor, top: Tensor, left: Tensor, tall: Tensor, wide: Tensor, *rest: Tensor
-    ) -> Tensor:
+
+@functools.cache
+def _kernel() -> Callable[..., None] | None:
+    """`cut` of cut.cpp; None where it cannot be compiled."""
+    try:
+        function = library(Path(__file__).with_name("cut.cpp")).cut
+    except NotCompiledError:
+        return None
+    tensor, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    function.argtypes = [tensor, *[size] * 4, tensor, tensor, size, number, tensor, number]
+    function.restype = None
+    return function
+
+
+def cut_by_products(images: Tensor, boxes: Boxes, size: int, mirrored: Tensor, *, within: bool = True) -> Tensor:
+    """What `cut` gives, in torch."""
+
+    def change(part: Tensor, turned: Tensor, top: Tensor, left: Tensor, tall: Tensor, wide: Tensor) -> Tensor:
         starts, lengths = (top, left), (tall, wide)
         if part.shape[2] == part.shape[3]:  # both sides in one go
             rows, columns = _taps(torch.cat(starts), torch.cat(lengths), part.shape[2], size, within).tensor_split(2)
         else:
             rows, columns = (_taps(starts[i], lengths[i], part.shape[2 + i], size, within) for i in (0, 1))
         columns = torch.where(turned[:, None, None], columns.flip(1), columns).transpose(1, 2)
-        return finish(_two_products(part, rows, columns), *rest)
+        return to_bytes(_two_products(part, rows, columns))
 
-    return by_chunks(change, images, mirrored, *boxes, *each)
+    return by_chunks(change, images, mirrored, *boxes)
 
 
 def _two_products(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
