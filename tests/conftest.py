@@ -21,19 +21,12 @@ torch.set_num_threads(1)
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and where in it what is compiled will lie."""
-    from plusx import fused, native
-    from plusx.data import colour, warp
-
-    def forget() -> None:
-        native.forget()
-        fused.kernels.cache_clear()
-        colour._kernel.cache_clear()
-        warp._kernel.cache_clear()
+    from plusx import native
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    forget()
+    native.forget()
     yield tmp_path / "cache" / "plusx" / "compiled"
-    forget()
+    native.forget()
 
 
 @pytest.fixture(scope="session")

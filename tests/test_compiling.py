@@ -80,8 +80,13 @@ def test_what_cannot_be_compiled_or_kept_is_no_failure(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "compile", refuse)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder can be made in it
-    assert times(WORK, CPU, 10**9).compiled_s is None
+    assert times(WORK, CPU, 10**9).words() == "torch cannot compile it here"
     assert known(WORK, CPU) is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "place"))
+    first = times(WORK, CPU, 10**9)
+    assert not first.pays(10**12)
+    monkeypatch.setattr(compiling, "_measure", lambda *_: pytest.fail("tried again"))
+    assert times(WORK, CPU, 10**9) == first
 
 
 def test_a_plan_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Norms, additions and ReLUs as one operation: the same function and gradients, on every kind of block."""
 
 import copy
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -9,23 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import plusx
-from plusx import fused
+from plusx import fused, native
 from plusx.design import Order, Shortcut
-from plusx.native import NotCompiledError
 from plusx.network import Network
 from plusx.recipe import Recipe
 from plusx.speed import choose
 
-
-def missing() -> bool:
-    try:
-        fused.kernels()
-    except NotCompiledError:
-        return True
-    return False
-
-
-pytestmark = pytest.mark.skipif(missing(), reason="no C++ compiler that can")
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 LAST = torch.channels_last
 SHAPES = [(4, 16, 6, 6), (3, 16, 5, 5), (2, 64, 9, 9), (2, 128, 3, 3), (5, 24, 7, 7), (2, 3, 8, 8), (2, 100, 1, 1)]
@@ -148,13 +140,18 @@ def test_every_kind_of_block_learns_as_before(order: str, shortcut: str | None) 
     exact = gradients(copy.deepcopy(net), torch.float32)
     plain = gradients(copy.deepcopy(net), torch.bfloat16)
     calls: list[str] = []
+    fused.fuse(net)
+    function = native.function
+
+    def counted(symbol: native.Symbol) -> Callable[..., None]:
+        calls.append(symbol.name)
+        return function(symbol)
+
     with pytest.MonkeyPatch.context() as patch:
-        kernels = fused.kernels()
-        patch.setattr(fused, "kernels", lambda: calls.append("asked") or kernels)  # type: ignore[func-returns-value]
-        fused.fuse(net)
+        patch.setattr(native, "function", counted)
         ours = gradients(net, torch.bfloat16)
     norms = sum(isinstance(part, nn.BatchNorm2d) for part in net.modules())
-    assert len(calls) == 1 + 2 * norms  # every norm, forward and backward
+    assert calls == ["norm_forward"] * norms + ["norm_backward"] * norms
     assert (ours - exact).norm() < 1.1 * (plain - exact).norm()
     assert not torch.equal(ours, plain)
 
@@ -198,7 +195,7 @@ def test_a_copy_of_a_fused_network_is_one_of_its_own() -> None:
 def test_small_maps_weights_gradient(side: int) -> None:
     conv = nn.Conv2d(512, 512, side, padding=side // 2, bias=False).to(memory_format=LAST)  # type: ignore[call-overload]
     x = images((2, 512, 5, 6), 1).requires_grad_()
-    assert fused._is_small(conv, x)
+    assert fused._by_product(conv, x)
     exact, x64 = copy.deepcopy(conv).to(torch.bfloat16).double(), x.detach().double().requires_grad_()
     gradient = images((2, 512, 5, 6), 2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -217,14 +214,26 @@ def test_other_convolutions_are_torchs() -> None:
         nn.Conv2d(512, 512, 3, padding=1, stride=2, bias=False),
         nn.Conv2d(512, 512, 3, padding=1, groups=2, bias=False),
         nn.Conv2d(512, 512, 3, padding=1),
+        nn.Conv2d(512, 512, 3, padding=1, bias=False, padding_mode="circular"),
         nn.Conv2d(512, 512, 3, bias=False),
         nn.Conv2d(512, 512, 3, padding=2, dilation=2, bias=False),
         nn.Conv2d(512, 128, 1, bias=False),
         nn.Conv2d(512, 512, 3, padding=1, bias=False).requires_grad_(False),
         nn.Conv2d(512, 512, 3, padding=1, bias=False).eval(),
     ):
-        assert not fused._is_small(other, x)
-    assert not fused._is_small(nn.Conv2d(512, 512, 3, padding=1, bias=False), images((2, 512, 32, 32), 1))
+        assert not fused._by_product(other, x)
+    assert not fused._by_product(nn.Conv2d(512, 512, 3, padding=1, bias=False), images((2, 512, 32, 32), 1))
+
+
+def test_shortcut_a_keeps_gradients_channels_last() -> None:
+    net = plusx.build("cifar_resnet20", seed=0).to(memory_format=LAST)  # type: ignore[call-overload]
+    fused.fuse(net)
+    x, seen = images((2, 16, 8, 8), 0).requires_grad_(), []
+    x.register_hook(lambda gradient: seen.append(gradient.is_contiguous(memory_format=LAST)))  # type: ignore[no-untyped-call]
+    y = net.stages[1][0].shortcut(x * 1)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2]) or torch.equal(y[:, :16], x[:, :, ::2, ::2])
+    y.backward(images((2, 32, 4, 4), 1))
+    assert seen == [True]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

@@ -386,3 +386,24 @@ def test_images_that_were_moved_to_another_class_are_other_data(tmp_path: Path) 
     assert plan.digest == about
     labels = plan.images.labels[::-1].copy()
     assert replace(plan, images=replace(plan.images, labels=labels)).digest != about
+
+
+def test_a_run_that_cannot_go_on_as_it_was_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = colour_folders(tmp_path / "photos", images=10)
+    recipe = Recipe(name="t", epochs=1, batch_size=8)
+    train(data, design=cifar(8), recipe=recipe, out=tmp_path / "run", show=False)
+    lines: list[str] = []
+    monkeypatch.setattr(Display, "line", lambda _, text: lines.append(text))
+    here, metrics = Ranks(0, 1, torch.device("cpu")), tmp_path / "run" / run_folder.METRICS_FILE
+    before = old_plan(tmp_path / "run", here, Display(False)).speed
+    assert lines == []
+    for said, words in ({"device": "cuda"}, "on cuda then"), ({"native": not before.native}, "images by C++"):
+        first, *rest = metrics.read_text().splitlines(keepends=True)
+        about = json.loads(first)
+        about["run"]["running"] |= said
+        metrics.write_text("".join([json.dumps(about) + "\n", *rest]))
+        assert old_plan(tmp_path / "run", here, Display(False)).speed == before
+        assert "not to the same bits" in lines[-1]
+        assert words in lines[-1]
+        about["run"]["running"] = before.record()
+        metrics.write_text("".join([json.dumps(about) + "\n", *rest]))

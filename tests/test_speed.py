@@ -1,14 +1,16 @@
 """How a run is run: by its recipe, device and size alone; and compiled where that is asked for and can be."""
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from plusx.recipe import Recipe
-from plusx.speed import LEAST_MACS, Speed, choose
+from plusx.speed import LEAST_MACS, Speed, choose, recorded
 
 CPU = torch.device("cpu")
 
@@ -56,3 +58,15 @@ def test_a_compiled_run_learns_and_goes_on(tmp_path: Path) -> None:
     assert "compiled" in done.stderr
     assert float(done.stdout.split(" %")[0]) > 90
     subprocess.run([*command, "--resume", str(tmp_path / "run")], capture_output=True, check=True)
+
+
+def test_a_run_goes_on_as_it_was_run_where_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = Speed(torch.bfloat16, True, False, "fused", fuse=True)
+    assert recorded(json.loads(json.dumps(fused.record()))) == fused
+    plain = replace(fused, fuse=False, why="plain")
+    assert plain.can_follow(plain)
+    assert fused.can_follow(plain)  # it is run plain, then
+    assert not plain.can_follow(fused)
+    assert not fused.can_follow(replace(fused, compile=True, fuse=False))
+    assert not fused.can_follow(replace(fused, device="cuda"))
+    assert not fused.can_follow(replace(fused, native=True))

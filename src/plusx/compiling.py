@@ -9,6 +9,7 @@ What was measured is kept in the cache, so that the same run on the same machine
 import contextlib
 import hashlib
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -30,7 +31,10 @@ _STEPS = 10
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a step eagerly and compiled, and of compiling; the latter two None where that was not tried."""
+    """Seconds of a step eagerly and compiled, and of compiling; the latter two None where that was not tried.
+
+    A step that cannot be compiled here takes for ever.
+    """
 
     eager_s: float
     compiled_s: float | None = None
@@ -46,6 +50,8 @@ class Times:
         """In words."""
         if self.compiled_s is None:
             return f"a step takes {1000 * self.eager_s:.0f} ms"
+        if math.isinf(self.compiled_s):
+            return "torch cannot compile it here"
         return (
             f"a step takes {1000 * self.eager_s:.0f} ms eagerly and {1000 * self.compiled_s:.0f} ms compiled, "
             f"compiling {self.compiling_s:.0f} s"
@@ -116,7 +122,7 @@ def _measure(work: Work, device: torch.device, steps: int) -> Times:
         compiling = _seconds(lambda: step(compiled))
         return Times(eager, statistics.median(_seconds(lambda: step(compiled)) for _ in range(_STEPS)), compiling)
     except (RuntimeError, ImportError):  # no Triton, a card too old for it, or too little memory
-        return Times(eager)
+        return Times(eager, math.inf, 0.0)
 
 
 def _seconds(call: Callable[[], None]) -> float:

@@ -6,13 +6,13 @@
                                             images: a third of the time of a step of ResNet-20
     convolutions of small maps              take their weights' gradient as one product of matrices, where oneDNN runs
                                             at half of the processor's speed
+    shortcut A                              keeps gradients channels last
 
 The former is in `fused.cpp`, which is compiled when it is first used (`plusx.native`). Times are in
 `benchmarks/train_step.py`. What the network is, its parameters and their names stay the same.
 """
 
 import ctypes
-import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -21,21 +21,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from plusx import native
 from plusx.blocks import ConvBlock, PadShortcut, ResidualBlock
-from plusx.native import library
 from plusx.network import Network
 
 _TENSOR, _SIZE, _REAL, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
+_SOURCE = Path(__file__).with_name("fused.cpp")
+_FORWARD = native.Symbol(_SOURCE, "norm_forward", (*[_TENSOR] * 9, *[_SIZE] * 2, *[_REAL] * 2, *[_INT] * 2))
+_BACKWARD = native.Symbol(_SOURCE, "norm_backward", (*[_TENSOR] * 11, *[_SIZE] * 2, *[_INT] * 2))
 
 
-@functools.cache
-def kernels() -> ctypes.CDLL:
-    """The compiled `fused.cpp`. Raises NotCompiledError."""
-    loaded = library(Path(__file__).with_name("fused.cpp"))
-    loaded.norm_forward.argtypes = [_TENSOR] * 9 + [_SIZE] * 2 + [_REAL] * 2 + [_INT] * 2
-    loaded.norm_backward.argtypes = [_TENSOR] * 11 + [_SIZE] * 2 + [_INT] * 2
-    loaded.norm_forward.restype = loaded.norm_backward.restype = None
-    return loaded
+def check() -> None:
+    """Raise NotCompiledError where the kernels cannot be had."""
+    native.function(_FORWARD)
 
 
 class _Norm(torch.autograd.Function):
@@ -47,7 +45,7 @@ class _Norm(torch.autograd.Function):
         y, mean, invstd = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
         channels = x.shape[1]
         statistics = norm.running_mean, norm.running_var
-        kernels().norm_forward(
+        native.function(_FORWARD)(
             *map(_at, (x, shortcut, y, weight, bias, *statistics, mean, invstd)),
             x.numel() // channels,
             channels,
@@ -69,7 +67,7 @@ class _Norm(torch.autograd.Function):
         of_x, of_weight, of_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
         passed = torch.empty_like(x) if ctx.adds and ctx.relu else None
         channels = x.shape[1]
-        kernels().norm_backward(
+        native.function(_BACKWARD)(
             *map(_at, (gradient, y, x, weight, bias, mean, invstd, of_x, passed, of_weight, of_bias)),
             x.numel() // channels,
             channels,
@@ -96,7 +94,17 @@ class _Conv(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         padding = [side // 2] * 2
         of_x, _, _ = torch.ops.aten.convolution_backward(
-            gradient, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [True, False, False]
+            gradient,
+            x,
+            weight,
+            None,
+            [1, 1],
+            padding,
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [ctx.needs_input_grad[0], False, False],
         )
         rows = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)
         of_weight = torch.mm(rows.t(), _windows(x, side)).view(outputs, side, side, inputs).permute(0, 3, 1, 2)
@@ -156,7 +164,7 @@ MANY_CHANNELS = 512
 """Where in and out together are at least twice as many, and neither below a half."""
 
 
-def _is_small(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
+def _by_product(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
     """Whether a convolution's weights' gradient is sooner found as one product."""
     if not (type(layer) is nn.Conv2d and layer.training and layer.weight.requires_grad and _learns_from(x)):
         return False
@@ -165,7 +173,7 @@ def _is_small(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
         layer.kernel_size == (side, side)
         and x.shape[0] * x.shape[2] * x.shape[3] <= SMALL_MAPS.get(side, 0)
         and (layer.stride, layer.dilation, layer.groups, layer.bias) == ((1, 1), (1, 1), 1, None)
-        and layer.padding == (side // 2, side // 2)
+        and (layer.padding, layer.padding_mode) == ((side // 2, side // 2), "zeros")
         and min(layer.in_channels, layer.out_channels) >= MANY_CHANNELS // 2
         and layer.in_channels + layer.out_channels >= 2 * MANY_CHANNELS
     )
@@ -180,7 +188,7 @@ def _run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
             relu = bool(todo) and type(todo[0]) is nn.ReLU
             x = _norm(layer, x, None, relu)
             todo = todo[relu:]
-        elif _is_small(layer, x):
+        elif _by_product(layer, x):
             x = _Conv.apply(x, layer.weight.to(torch.bfloat16))  # type: ignore[no-untyped-call]
         else:
             x = layer(x)
@@ -229,18 +237,18 @@ class _Pad:
         self.shortcut, self.sliced = shortcut, shortcut.forward
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not _learns_from(x):
+        if self.shortcut.stride == 1 or not _learns_from(x):
             return self.sliced(x)
         every = nn.functional.avg_pool2d(x, 1, self.shortcut.stride)
         return nn.functional.pad(every, (0, 0, 0, 0, self.shortcut.front, self.shortcut.back))
 
 
 def fuse(net: Network) -> None:
-    """From now on `net` runs its norms, additions and ReLUs as one wherever the kernels can: while it learns.
+    """From now on `net` runs as said above, while it learns and wherever that fits.
 
-    There, hooks on the norms and activations are passed over. Raises NotCompiledError.
+    There, hooks on norms, activations and small convolutions are passed over. Raises NotCompiledError.
     """
-    kernels()
+    check()
     for part in net.modules():
         if isinstance(part, nn.Sequential):
             part.forward = _Chain(part)  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """C++ of our own, compiled for this machine by its C++ compiler (`$CXX`, else g++) when it is first used, and kept.
 
-    library(Path("….cpp")) -> ctypes.CDLL
+    function(Symbol(Path("….cpp"), "name", (ctypes.c_void_p, …)))    the function of that name
+    available(…)                                                    the same, or None where it cannot be had
 
 The compiled file lies in the cache under a name that says all it depends on: source, compiler, options, processor.
 """
@@ -13,8 +14,9 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from plusx.files import cache_folder, written_whole
 
@@ -25,24 +27,43 @@ class NotCompiledError(Exception):
     """The C++ cannot be compiled or loaded here; the message says why."""
 
 
-def library(source: Path) -> ctypes.CDLL:
-    """The compiled source. Raises NotCompiledError, the same one each time."""
-    found = _library(source)
-    if isinstance(found, NotCompiledError):
-        raise found
+class Symbol(NamedTuple):
+    """A function of a C++ file that gives nothing back, and the ctypes of its arguments."""
+
+    source: Path
+    name: str
+    types: tuple[Any, ...]
+
+
+def function(symbol: Symbol) -> Callable[..., None]:
+    """The compiled function. Raises NotCompiledError, the same one each time."""
+    library = _library(symbol.source)
+    if isinstance(library, NotCompiledError):
+        raise library
+    found = library[symbol.name]
+    found.argtypes, found.restype = symbol.types, None
     return found
+
+
+def available(symbol: Symbol) -> Callable[..., None] | None:
+    """The same; None where it cannot be compiled."""
+    try:
+        return function(symbol)
+    except NotCompiledError:
+        return None
 
 
 @functools.cache
 def _library(source: Path) -> ctypes.CDLL | NotCompiledError:
-    wanted, *options = shlex.split(os.environ.get("CXX", "")) or ["g++"]
-    compiler = shutil.which(wanted)
-    if compiler is None:
-        return NotCompiledError(f"there is no C++ compiler ({wanted})")
+    wanted = os.environ.get("CXX", "g++")
     try:
+        name, *options = shlex.split(wanted) or ["g++"]
+        compiler = shutil.which(name)
+        if compiler is None:
+            return NotCompiledError(f"there is no C++ compiler ({name})")
         return _load(source, [compiler, *options, *_FLAGS])
-    except (OSError, subprocess.SubprocessError) as problem:
-        return NotCompiledError(f"{compiler}: {' '.join(str(problem).split())[:200]}")
+    except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as problem:
+        return NotCompiledError(f"{wanted}: {' '.join(str(problem).split())[:200]}")
 
 
 def forget() -> None:

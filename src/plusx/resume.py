@@ -62,10 +62,11 @@ def _as_before(now: Speed, said: Mapping[str, Any], display: Display) -> Speed:
         before = recorded(said["running"])
     except (KeyError, TypeError, AttributeError):  # begun before runs recorded it
         return now
-    if before.fuse and not now.fuse:
-        display.line(f"going on otherwise than before ({before.why}), so not to the same bits: {now.why}")
-        return now
-    return before
+    if now.can_follow(before):
+        return before
+    words = (f"{speed.why}, on {speed.device}{', images by C++' if speed.native else ''}" for speed in (before, now))
+    display.line("going on otherwise than before, so not to the same bits: {} then, {} now".format(*words))
+    return now
 
 
 def newest_state(folder: Path, here: Ranks, display: Display) -> State | None:

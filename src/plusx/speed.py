@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from plusx import fused
+from plusx.data.augment import compiled
 from plusx.native import NotCompiledError
 from plusx.network import Network
 from plusx.recipe import Recipe
@@ -28,13 +29,23 @@ times at 81 to 190 million, n = 20, a CPU with AVX512-bf16), but such runs take 
 
 @dataclass(frozen=True)
 class Speed:
-    """How to run: `dtype` of autocast (None: float32), `channels_last`, `compile`, `fuse` (norms). `why`: in words."""
+    """How to run: `dtype` of autocast (None: float32), `channels_last`, `compile`, `fuse` (norms). `why`: in words.
+
+    device: its type. native: whether images are changed by C++ (`data.augment.compiled`).
+    """
 
     dtype: torch.dtype | None
     channels_last: bool
     compile: bool
     why: str
     fuse: bool = False
+    device: str = "cpu"
+    native: bool = False
+
+    def can_follow(self, before: "Speed") -> bool:
+        """Whether a run that was run as `before` says can go on so where this was chosen."""
+        lacks = (before.fuse and not self.fuse) or (before.compile and not self.compile and self.device == "cpu")
+        return self.device == before.device and self.native == before.native and not lacks
 
     def record(self) -> dict[str, Any]:
         """Plain data; `recorded` reads it back."""
@@ -87,7 +98,8 @@ def choose(
     elif recipe.compile == "auto" and half and device.type == "cpu":
         fusing, words = _fuse()
     text = f"bfloat16, channels last{words}" if half else f"float32{', channels last' if large else ''}{words}"
-    return Speed(dtype, half or large, compiling, text, fusing)
+    native = device.type != "cuda" and compiled(recipe.augment)
+    return Speed(dtype, half or large, compiling, text, fusing, device.type, native)
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -109,7 +121,7 @@ def _compile(device: torch.device) -> tuple[bool, str]:
 def _fuse() -> tuple[bool, str]:
     """Whether norms, additions and ReLUs can be fused, and words for it."""
     try:
-        fused.kernels()
+        fused.check()
     except NotCompiledError as problem:
         return False, f", norms not fused: {problem}"
     return True, ", norms fused"

@@ -129,6 +129,13 @@ class Augmenter:
         return Mixed(images, labels, labels.roll(1), share)
 
 
+def compiled(augment: Augment) -> bool:
+    """Whether changes that it asks for are made by C++ here, which may round to the other side (see `plusx.native`)."""
+    cuts = augment.resized_crop is not None or augment.scale_sides is not None
+    jitters = any((augment.jitter.brightness, augment.jitter.contrast, augment.jitter.saturation))
+    return (cuts and warp.is_compiled()) or (jitters and colour.is_compiled())
+
+
 def _bit(indices: Tensor, seed: int) -> Tensor:
     """A bit, 0 or 1, for each index, that looks random and is always the same (splitmix64's mixing)."""
     x = indices.long() * -7046029254386353131 + (seed * 0x9E3779B1 + 0x7F4A7C15) % 2**62

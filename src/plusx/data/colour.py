@@ -4,17 +4,15 @@ Strengths are float64, N, on a CPU. Grey is 0.299 R + 0.587 G + 0.114 B (ITU-R B
 """
 
 import ctypes
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from plusx import native
 from plusx.data.chance import Draws
 from plusx.data.warp import by_chunks, cut_off, to_bytes
-from plusx.native import NotCompiledError, library
 from plusx.recipe import Jitter
 
 _GREY = (0.299, 0.587, 0.114)
@@ -28,6 +26,12 @@ _PCA = torch.tensor(
     dtype=torch.float64,
 )
 """Principal components of ImageNet's RGB pixels from 0 to 1, each times its deviation (NIPS 2012, Krizhevsky, §4.1)."""
+
+
+_TENSOR, _SIZE = ctypes.c_void_p, ctypes.c_int64
+_RECOLOUR = native.Symbol(
+    Path(__file__).with_name("colour.cpp"), "recolour", (_TENSOR, _SIZE, _SIZE, *[_TENSOR] * 3, ctypes.c_int)
+)
 
 
 class Linear(NamedTuple):
@@ -63,29 +67,26 @@ def adjustment(channels: int, brightness: Tensor, contrast: Tensor, saturation: 
 def recolour(images: Tensor, change: Linear) -> Tensor:
     """The images with their colours changed so.
 
-    On a CPU with a C++ compiler by `colour.cpp`, six times as fast; it may differ by 1 where a value is within float
-    rounding of the next.
+    On a CPU with a C++ compiler by `colour.cpp`, several times as fast; it may differ by 1 where a value is within
+    float rounding of the next.
     """
-    rows = images.permute(0, 2, 3, 1)
-    compiled = _kernel() if images.device.type == "cpu" and rows.shape[3] == 3 and rows.is_contiguous() else None
+    n, channels, height, width = images.shape
+    fits = images.device.type == "cpu" and images.dtype == torch.uint8 and channels == 3
+    compiled = native.available(_RECOLOUR) if fits else None
     if compiled is None:
         return by_chunks(recolour_values, images, *change)
-    changed, of_pixels, of_mean = torch.empty_like(rows), change.of_pixels.contiguous(), change.of_mean.contiguous()
+    rows = images.permute(0, 2, 3, 1).contiguous()
+    of_pixels, of_mean = (matrices.to("cpu", torch.float32).contiguous() for matrices in change)
+    assert of_pixels.shape == of_mean.shape == (n, 3, 3)
+    changed = torch.empty_like(rows)
     at = [tensor.data_ptr() for tensor in (rows, of_pixels, of_mean, changed)]
-    compiled(at[0], len(rows), rows.shape[1] * rows.shape[2], *at[1:], torch.get_num_threads())
+    compiled(at[0], n, height * width, *at[1:], torch.get_num_threads())
     return changed.permute(0, 3, 1, 2)
 
 
-@functools.cache
-def _kernel() -> Callable[..., None] | None:
-    """`recolour` of colour.cpp; None where it cannot be compiled."""
-    try:
-        function = library(Path(__file__).with_name("colour.cpp")).recolour
-    except NotCompiledError:
-        return None
-    tensor, size = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes, function.restype = [tensor, size, size, tensor, tensor, tensor, ctypes.c_int], None
-    return function
+def is_compiled() -> bool:
+    """Whether `recolour` is compiled here."""
+    return native.available(_RECOLOUR) is not None
 
 
 def recolour_values(values: Tensor, of_pixels: Tensor, of_mean: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ Each image has its own parameters; no function here loops over images. Memory ma
 """
 
 import ctypes
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from plusx import native
 from plusx.data.chance import Draws
-from plusx.native import NotCompiledError, library
 
 _SHAPES = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
@@ -23,6 +22,12 @@ NUMBERS = 2 * _ATTEMPTS + 2
 
 _CHUNK_BYTES = 2 << 20
 """Of float pixels worked on in one go on a CPU. Then it stays in the caches."""
+
+
+_TENSOR, _SIZE, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_CUT = native.Symbol(
+    Path(__file__).with_name("cut.cpp"), "cut", (_TENSOR, *[_SIZE] * 4, _TENSOR, _TENSOR, _SIZE, _INT, _TENSOR, _INT)
+)
 
 
 class Boxes(NamedTuple):
@@ -118,14 +123,16 @@ def cut(images: Tensor, boxes: Boxes, size: int, mirrored: Tensor, *, within: bo
 
     within: whether only pixels of the box count, or also those about it. Rounded once, where Pillow rounds twice and
     may differ by 1. On a CPU with a C++ compiler by `cut.cpp`; elsewhere as two batched products, for resizing along
-    one side is a small matrix.
+    one side is a small matrix. The two may differ by 1.
     """
-    rows = images.permute(0, 2, 3, 1)
-    compiled = _kernel() if images.device.type == "cpu" and rows.shape[3] in (1, 3) else None
+    n, channels, height, width = images.shape
+    fits = images.device.type == "cpu" and images.dtype == torch.uint8 and channels in (1, 3)
+    compiled = native.available(_CUT) if fits else None
     if compiled is None:
         return cut_by_products(images, boxes, size, mirrored, within=within)
-    n, height, width, channels = rows.shape
-    rows, where, turned = rows.contiguous(), torch.stack(boxes).double().contiguous(), mirrored.to(torch.uint8)
+    rows = images.permute(0, 2, 3, 1).contiguous()
+    where, turned = torch.stack(boxes).to("cpu", torch.float64), mirrored.to("cpu", torch.uint8).contiguous()
+    assert (where.shape, turned.shape) == ((4, n), (n,))
     done = torch.empty(n, size, size, channels, dtype=torch.uint8)
     at = [tensor.data_ptr() for tensor in (rows, where, turned, done)]
     threads = torch.get_num_threads()
@@ -133,17 +140,9 @@ def cut(images: Tensor, boxes: Boxes, size: int, mirrored: Tensor, *, within: bo
     return done.permute(0, 3, 1, 2)
 
 
-@functools.cache
-def _kernel() -> Callable[..., None] | None:
-    """`cut` of cut.cpp; None where it cannot be compiled."""
-    try:
-        function = library(Path(__file__).with_name("cut.cpp")).cut
-    except NotCompiledError:
-        return None
-    tensor, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    function.argtypes = [tensor, *[size] * 4, tensor, tensor, size, number, tensor, number]
-    function.restype = None
-    return function
+def is_compiled() -> bool:
+    """Whether `cut` is compiled here."""
+    return native.available(_CUT) is not None
 
 
 def cut_by_products(images: Tensor, boxes: Boxes, size: int, mirrored: Tensor, *, within: bool = True) -> Tensor:
