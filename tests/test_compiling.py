@@ -120,6 +120,7 @@ def test_several_processes_do_not_wait_for_a_measurement(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
 def test_compiling_is_really_measured() -> None:
     found = times(WORK, CPU, steps=10**9)
     assert found.compiled_s is not None

@@ -35,6 +35,7 @@ class Symbol(NamedTuple):
     types: tuple[Any, ...]
 
 
+@functools.cache
 def function(symbol: Symbol) -> Callable[..., None]:
     """The compiled function. Raises NotCompiledError, the same one each time."""
     library = _library(symbol.source)
@@ -68,6 +69,7 @@ def _library(source: Path) -> ctypes.CDLL | NotCompiledError:
 
 def forget() -> None:
     """Look anew for compilers and compiled files the next time."""
+    function.cache_clear()
     _library.cache_clear()
 
 
