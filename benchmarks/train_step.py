@@ -8,9 +8,10 @@ Result, 24 November 2026, on 2 shared cores of an "AMD EPYC" with AVX512-bf16, P
     ResNet-18      16      627 ms    237 ms    2.64 (2.53 to 2.78)     0.77
     ResNet-50      16    1,590 ms    607 ms    2.62 (2.46 to 2.83)     0.68
 
-The goals, set on another machine, are ratios of 2.7 (ResNet-20) and 2.6 (ResNet-18 and 50), and 0.75 of the peak. The
-latter two are met; ResNet-20's is missed by 7 % here, and by 1 % in a run half an hour before (2.68; 57 of 152 ms). The
-machine is shared: in a slow hour the three were 2.36, 2.37 and 2.36 (n = 5) before the last item of this list.
+The goals, set on another machine, are ratios of 2.7 (ResNet-20) and 2.6 (ResNet-18 and 50), and 0.75 of the peak. In
+this run the latter two are met. The machine is shared, and runs differ: another, of the same code 45 minutes later with
+a matrix peak 6 % lower, gave 2.57, 2.39 and 2.48 (shares 0.56, 0.78 and 0.72); one before the last item of the list
+below gave 2.68, 2.45 and 2.52. So the ratios are about 2.6, 2.5 and 2.55, give or take 0.1: short of the goals by 4 %.
 
 What paid, in ms a step, each beside the one before: ResNet-20 from 78 to 68 once shortcut A no longer turned gradients
 to N C H W, to 59 with norms, additions and ReLUs fused (torch.compile instead: 74); ResNet-18 by 6.9 and ResNet-50 by
