@@ -13,17 +13,17 @@ this run the latter two are met. The machine is shared, and runs differ: another
 a matrix peak 6 % lower, gave 2.57, 2.39 and 2.48 (shares 0.56, 0.78 and 0.72); one before the last item of the list
 below gave 2.68, 2.45 and 2.52. So the ratios are about 2.6, 2.5 and 2.55, give or take 0.1: short of the goals by 4 %.
 
-What paid, in ms a step, each beside the one before: ResNet-20 from 78 to 68 once shortcut A no longer turned gradients
-to N C H W, to 59 with norms, additions and ReLUs fused (torch.compile instead: 74); ResNet-18 by 6.9 and ResNet-50 by
-10.6 (n = 13 pairs) with the weights' gradients of small maps as one product. What did not: max pooling in C++ (its
-backward pass took 6.9 ms, torch's 2.9), huge pages, weights N C H W, such products for maps of 14 pixels (2.2 and 5.3
-ms slower).
+What paid, in ms a step, each beside the one before, timed apart with the same `our_step`: ResNet-20 from 78 to 68 once
+shortcut A no longer turned gradients to N C H W, to 59 with norms, additions and ReLUs fused (torch.compile instead:
+74); ResNet-18 by 6.9 and ResNet-50 by 10.6 (n = 13 pairs) with the weights' gradients of small maps as one product.
+What did not: max pooling in C++ (its backward pass took 6.9 ms, torch's 2.9), huge pages, weights N C H W, such
+products for maps of 14 pixels (2.2 and 5.3 ms slower).
 
-Where the rest goes: of ResNet-20's step convolutions take 83 %, fused norms 8 %; of ResNet-18's 80 and 7 %, of
-ResNet-50's 74 and 17 %; copies (weights to bfloat16 and back, windows) 1 to 5 %. Forward and data-gradient convolutions
-run at 0.77 to 1.16 of the measured matrix peak, weights' gradients at 0.5 to 0.97 (ResNet-20's at 0.5 to 0.65), in
-oneDNN's kernels. A float32 convolution has half of bfloat16's peak on this processor, not the quarter that its matrix
-product suggests: with convolutions alone the ratios would be about 3.
+Where the rest goes, by --profile, and single convolutions timed apart: of ResNet-20's step convolutions take 83 %,
+fused norms 8 %; of ResNet-18's 80 and 7 %, of ResNet-50's 74 and 17 %; copies (weights to bfloat16 and back, windows) 1
+to 5 %. Forward and data-gradient convolutions run at 0.77 to 1.16 of the measured matrix peak, weights' gradients at
+0.5 to 0.97 (ResNet-20's at 0.5 to 0.65), in oneDNN's kernels. A float32 convolution has half of bfloat16's peak on this
+processor, not the quarter that its matrix product suggests: with convolutions alone the ratios would be about 3.
 
 The peer is torchvision's own model (ResNet-20, which it has not: plusx's), eager, float32, N C H W contiguous, torch's
 SGD with its defaults, in a process of its own that keeps no freed memory, as its script does not. Ours is

@@ -231,7 +231,7 @@ def test_shortcut_a_keeps_gradients_channels_last() -> None:
     x, seen = images((2, 16, 8, 8), 0).requires_grad_(), []
     x.register_hook(lambda gradient: seen.append(gradient.is_contiguous(memory_format=LAST)))  # type: ignore[no-untyped-call]
     y = net.stages[1][0].shortcut(x * 1)
-    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2]) or torch.equal(y[:, :16], x[:, :, ::2, ::2])
+    assert torch.equal(y[:, :16], x[:, :, ::2, ::2])
     y.backward(images((2, 32, 4, 4), 1))
     assert seen == [True]
 

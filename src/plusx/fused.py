@@ -8,7 +8,7 @@
                                             at half of the processor's speed
     shortcut A                              keeps gradients channels last
 
-The former is in `fused.cpp`, which is compiled when it is first used (`plusx.native`). Times are in
+The first is in `fused.cpp`, which is compiled when it is first used (`plusx.native`). Times are in
 `benchmarks/train_step.py`. What the network is, its parameters and their names stay the same.
 """
 

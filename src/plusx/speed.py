@@ -98,7 +98,7 @@ def choose(
     elif recipe.compile == "auto" and half and device.type == "cpu":
         fusing, words = _fuse()
     text = f"bfloat16, channels last{words}" if half else f"float32{', channels last' if large else ''}{words}"
-    native = device.type != "cuda" and compiled(recipe.augment)
+    native = device.type in ("cpu", "mps") and compiled(recipe.augment)  # where the CPU changes the images
     return Speed(dtype, half or large, compiling, text, fusing, device.type, native)
 
 

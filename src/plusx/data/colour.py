@@ -90,7 +90,7 @@ def is_compiled() -> bool:
 
 
 def recolour_values(values: Tensor, of_pixels: Tensor, of_mean: Tensor) -> Tensor:
-    """The same for a few images, which may be float32 already."""
+    """The same in torch, for a few images."""
     planes = values.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)
     offset = torch.bmm(of_mean, planes.mean(2, keepdim=True)).add_(0.5)
     return cut_off(torch.baddbmm(offset, of_pixels, planes)).view(values.shape)
