@@ -1,4 +1,4 @@
-"""Norms, additions and ReLUs as one operation: the same function and gradients, on every kind of block."""
+"""Kernels of our own for training in bfloat16: the same function and gradients, on every kind of block."""
 
 import copy
 import shutil
@@ -151,7 +151,11 @@ def test_every_kind_of_block_learns_as_before(order: str, shortcut: str | None) 
         patch.setattr(native, "function", counted)
         ours = gradients(net, torch.bfloat16)
     norms = sum(isinstance(part, nn.BatchNorm2d) for part in net.modules())
-    assert calls == ["norm_forward"] * norms + ["norm_backward"] * norms
+    assert [call for call in calls if "norm" in call] == ["norm_forward"] * norms + ["norm_backward"] * norms
+    convolutions = [part for part in net.modules() if isinstance(part, nn.Conv2d) and part.bias is None]
+    fitting = [part for part in convolutions if part.in_channels % fused.LANES == 0]
+    # each twice: whether it can be had, and what it gives
+    assert calls.count("weights_gradient") == 2 * len(fitting) * torch.cpu._is_avx512_bf16_supported()
     assert (ours - exact).norm() < 1.1 * (plain - exact).norm()
     assert not torch.equal(ours, plain)
 
@@ -191,38 +195,138 @@ def test_a_copy_of_a_fused_network_is_one_of_its_own() -> None:
     assert all(parameter.grad is not None for parameter in other.parameters())
 
 
+needs_bf16 = pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="no AVX512-bf16")
+
+
+def convolution(inputs: int, outputs: int, side: int, stride: int) -> nn.Conv2d:
+    torch.manual_seed(inputs)
+    layer = nn.Conv2d(inputs, outputs, side, stride=stride, padding=side // 2, bias=False)
+    return layer.to(memory_format=LAST)  # type: ignore[call-overload, no-any-return]
+
+
+MAPS = [
+    (3, 16, 16, 9, 7),  # odd both ways
+    (2, 16, 48, 1, 1),
+    (2, 80, 32, 2, 33),
+    (5, 144, 160, 5, 6),  # more than one task, none of them full
+    (2, 32, 48, 40, 50),  # an image in several bands
+    (40, 16, 32, 8, 8),  # several images in a band, and pieces of batches
+    (1, 48, 16, 3, 500),
+]
+"""Images, channels in and out, height and width."""
+
+
+@needs_bf16
+@pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("side", [1, 3])
-def test_small_maps_weights_gradient(side: int) -> None:
-    conv = nn.Conv2d(512, 512, side, padding=side // 2, bias=False).to(memory_format=LAST)  # type: ignore[call-overload]
-    x = images((2, 512, 5, 6), 1).requires_grad_()
-    assert fused._by_product(conv, x)
-    exact, x64 = copy.deepcopy(conv).to(torch.bfloat16).double(), x.detach().double().requires_grad_()
-    gradient = images((2, 512, 5, 6), 2)
+@pytest.mark.parametrize("shape", MAPS)
+def test_a_convolution_learns_what_float64_says(shape: tuple[int, ...], side: int, stride: int) -> None:
+    batch, inputs, outputs, height, width = shape
+    layer, x = convolution(inputs, outputs, side, stride), images((batch, inputs, height, width), 1).requires_grad_()
+    assert fused._by_kernel(layer, x)
+    exact, x64 = copy.deepcopy(layer).to(torch.bfloat16).double(), x.detach().double().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        y = fused._run([conv], x)
+        y = fused._run([layer], x)
+    gradient = images(tuple(y.shape), 2)
     y.backward(gradient)  # type: ignore[no-untyped-call]
     exact(x64).backward(gradient.double())
-    close(conv.weight.grad, exact.weight.grad, 2**-7)
+    close(layer.weight.grad, exact.weight.grad, 1e-5)
     close(x.grad, x64.grad, 2**-7)
-    assert conv.weight.grad is not None
-    assert conv.weight.grad.is_contiguous(memory_format=LAST)
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.is_contiguous(memory_format=LAST)
+
+
+@needs_bf16
+@pytest.mark.parametrize("size", [5, 24])
+def test_a_convolution_learns_the_same_with_any_number_of_threads(size: int) -> None:
+    def run(threads: int) -> Tensor:
+        torch.set_num_threads(threads)
+        layer, x = convolution(160, 144, 3, 1), images((9, 160, size, size), 1)
+        fused._run([layer], x).backward(images((9, 144, size, size), 2))  # type: ignore[no-untyped-call]
+        assert layer.weight.grad is not None
+        return layer.weight.grad
+
+    before = torch.get_num_threads()
+    try:
+        one, many = run(1), run(3)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(one, many)
+
+
+@needs_bf16
+def test_a_convolution_hides_nothing_that_is_not_finite() -> None:
+    for value in (float("nan"), float("inf")):
+        layer, x, gradient = convolution(16, 16, 3, 1), images((2, 16, 6, 6), 1), images((2, 16, 6, 6), 2)
+        x[1, 3, 5, 5] = value
+        fused._run([layer], x).backward(gradient)  # type: ignore[no-untyped-call]
+        assert layer.weight.grad is not None
+        assert not layer.weight.grad[:, 3, 1, 1].isfinite().any()
+        assert layer.weight.grad[:, 4].isfinite().all()
 
 
 def test_other_convolutions_are_torchs() -> None:
-    x = images((2, 512, 5, 6), 1)
+    x = images((2, 32, 5, 6), 1)
     for other in (
-        nn.Conv2d(512, 512, 3, padding=1, stride=2, bias=False),
-        nn.Conv2d(512, 512, 3, padding=1, groups=2, bias=False),
-        nn.Conv2d(512, 512, 3, padding=1),
-        nn.Conv2d(512, 512, 3, padding=1, bias=False, padding_mode="circular"),
-        nn.Conv2d(512, 512, 3, bias=False),
-        nn.Conv2d(512, 512, 3, padding=2, dilation=2, bias=False),
-        nn.Conv2d(512, 128, 1, bias=False),
-        nn.Conv2d(512, 512, 3, padding=1, bias=False).requires_grad_(False),
-        nn.Conv2d(512, 512, 3, padding=1, bias=False).eval(),
+        nn.Conv2d(32, 32, 3, padding=1, groups=2, bias=False),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.Conv2d(32, 32, 3, padding=1, bias=False, padding_mode="circular"),
+        nn.Conv2d(32, 32, 3, bias=False),
+        nn.Conv2d(32, 32, 3, padding=2, dilation=2, bias=False),
+        nn.Conv2d(32, 32, 5, padding=2, bias=False),
+        nn.Conv2d(32, 32, 3, padding=1, stride=(2, 1), bias=False),
+        nn.Conv2d(32, 24, 1, bias=False),
+        nn.Conv2d(32, 32, 3, padding=1, bias=False).requires_grad_(False),
+        nn.Conv2d(32, 32, 3, padding=1, bias=False).eval(),
+        nn.Conv2d(32, 32, 3, padding=1, bias=False).bfloat16(),
     ):
-        assert not fused._by_product(other, x)
-    assert not fused._by_product(nn.Conv2d(512, 512, 3, padding=1, bias=False), images((2, 512, 32, 32), 1))
+        assert not fused._by_kernel(other, x)
+    assert not fused._by_kernel(nn.Conv2d(24, 32, 1, bias=False), images((2, 24, 5, 6), 1))
+
+
+def test_without_the_kernel_a_convolution_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "available", lambda _: None)
+    assert not fused._by_kernel(convolution(32, 32, 3, 1), images((2, 32, 5, 6), 1))
+
+
+@pytest.mark.parametrize("window", [(3, 2, 1), (2, 2, 0), (3, 1, 1), (5, 3, 2), (2, 3, 0)])
+@pytest.mark.parametrize("shape", [(3, 32, 9, 11), (2, 16, 8, 8), (1, 16, 5, 6)])
+def test_max_pooling_gives_what_torch_gives(shape: tuple[int, ...], window: tuple[int, int, int]) -> None:
+    """Rounded, so that many are equal: the first of them gets the gradient."""
+    layer = nn.MaxPool2d(*window)
+    x = images(shape, 1).round().requires_grad_()
+    assert fused._pools(layer, x)
+    x32 = x.detach().float().requires_grad_()
+    y, y32 = fused._run([layer], x), layer(x32)
+    assert torch.equal(y.float(), y32)
+    assert y.is_contiguous(memory_format=LAST)
+    gradient = images(tuple(y.shape), 2)
+    y.backward(gradient)  # type: ignore[no-untyped-call]
+    y32.backward(gradient.float())
+    assert x32.grad is not None
+    close(x.grad, x32.grad.double(), 2**-8)
+
+
+def test_max_pooling_hides_no_not_a_number() -> None:
+    x = images((1, 16, 6, 6), 1)
+    x[0, 2, 3, 3], x[0, 3, 0, 0] = float("nan"), float("-inf")
+    y = fused._run([nn.MaxPool2d(3, 2, 1)], x.requires_grad_())
+    assert torch.equal(y.isnan(), nn.functional.max_pool2d(x, 3, 2, 1).isnan())
+
+
+def test_other_poolings_are_torchs() -> None:
+    x = images((2, 16, 8, 8), 1).requires_grad_()
+    for other in (
+        nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+        nn.MaxPool2d(3, 2, 1, dilation=2),
+        nn.MaxPool2d((3, 2)),
+        nn.MaxPool2d(17, padding=8),
+        nn.MaxPool2d(2, return_indices=True),
+        nn.AvgPool2d(2),
+    ):
+        assert not fused._pools(other, x)
+    assert not fused._pools(nn.MaxPool2d(2), x.detach())
+    assert not fused._pools(nn.MaxPool2d(2), images((2, 24, 8, 8), 1).requires_grad_())
 
 
 def test_shortcut_a_keeps_gradients_channels_last() -> None:

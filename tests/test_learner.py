@@ -1,5 +1,6 @@
 """One step: what saves memory changes nothing that is learned."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -8,11 +9,11 @@ import torch
 from plusx import fused
 from plusx.data.augment import Mixed
 from plusx.families import cifar
-from plusx.learner import Learner, Pixels
+from plusx.learner import Learner, Pixels, make_optimizer
 from plusx.native import NotCompiledError
 from plusx.network import build
 from plusx.ranks import Ranks
-from plusx.recipe import Recipe
+from plusx.recipe import Recipe, Sgd, preset
 from plusx.speed import Speed
 
 PLAIN = Recipe(batch_size=32, label_smoothing=0.1)
@@ -67,3 +68,30 @@ def test_a_long_gradient_is_shortened() -> None:
         moved[most] = float(torch.stack([(end[name] - start[name]).norm() for name in weights]).norm())
     assert moved[1e-3] == pytest.approx(1e-3 * spec.lr, rel=1e-2)
     assert moved[None] > 10 * moved[1e-3]
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_torchs_and_copies_no_gradient(nesterov: bool) -> None:
+    net = build(cifar(8), seed=0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    other = copy.deepcopy(net)
+    recipe = preset("quick")
+    assert isinstance(recipe.optimizer, Sgd)
+    momentum = recipe.optimizer.momentum
+    recipe = recipe.replace(optimizer=recipe.optimizer.replace(nesterov=nesterov, lr=0.1))
+    ours = make_optimizer(net, recipe, fused=True)
+    theirs = make_optimizer(other, recipe, fused=True)
+    plain = torch.optim.SGD(theirs.param_groups, momentum=momentum, nesterov=nesterov, fused=True)
+    for step in range(3):
+        for one, two in zip(net.parameters(), other.parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=torch.Generator().manual_seed(step)).to(one)
+            one.grad = one.grad.contiguous(memory_format=torch.channels_last) if one.dim() == 4 else one.grad
+            two.grad = one.grad.clone()
+        with torch.profiler.profile() as profile:
+            ours.step()
+        plain.step()
+    assert all(map(torch.equal, net.parameters(), other.parameters()))
+    assert "aten::clone" not in {event.key for event in profile.key_averages()}
+    held = [state["momentum_buffer"] for state in ours.state.values()]
+    assert [value.shape for value in held] == [
+        parameter.shape for group in ours.param_groups for parameter in group["params"]
+    ]

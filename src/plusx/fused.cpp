@@ -1,6 +1,6 @@
-// Batch norm, the addition of the shortcut and ReLU with as few passes over memory as there can be, forward and
-// backward, for bfloat16 images whose channels lie last: `rows` (N·H·W) by `channels`. native.py compiles this for the
-// machine at hand; fused.py calls it.
+// Batch norm, the addition of the shortcut and ReLU with as few passes over memory as there can be, and max pooling,
+// forward and backward, for bfloat16 images whose channels lie last: `rows` (N·H·W) by `channels`. native.py compiles
+// this for the machine at hand; fused.py calls it.
 //
 //     y = relu(weight · (x - mean) / sqrt(var + eps) + bias + shortcut)        (shortcut and relu may be absent)
 //
@@ -21,6 +21,8 @@ constexpr int64_t PIECE_BYTES = 128 << 10;  // of x, so that a piece stays in a 
 using Floats = float __attribute__((vector_size(64)));
 using Bits = uint32_t __attribute__((vector_size(64)));
 using Half = uint16_t __attribute__((vector_size(32)));
+using Taps = uint8_t __attribute__((vector_size(16)));
+using Signed = int32_t __attribute__((vector_size(64)));
 
 Floats wide(Half half) { return reinterpret_cast<Floats>(__builtin_convertvector(half, Bits) << 16); }
 
@@ -213,7 +215,92 @@ void affine(int64_t channels, const float* weight, const float* bias, const floa
     }
 }
 
+// Square windows over square steps. What lies outside of the image is never the greatest.
+struct Windows {
+    int64_t height, width, channels, side, stride, padding, rows, columns;
+
+    Windows(int64_t height, int64_t width, int64_t channels, int64_t side, int64_t stride, int64_t padding)
+        : height(height), width(width), channels(channels), side(side), stride(stride), padding(padding),
+          rows((height + 2 * padding - side) / stride + 1), columns((width + 2 * padding - side) / stride + 1) {}
+
+    // The part of a window that begins at `begin` which lies within `size` pixels.
+    int64_t from(int64_t begin) const { return std::max<int64_t>(0, -begin); }
+    int64_t to(int64_t begin, int64_t size) const { return std::min(side, size - begin); }
+};
+
+template <typename Vector>
+Vector read(const void* from) {
+    Vector vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
 }  // namespace
+
+// Per window and channel the greatest value, the first of equals, not-a-number before all; and which of its pixels it
+// was. Channels are a multiple of 16.
+extern "C" void pool_forward(const uint16_t* x, uint16_t* y, uint8_t* taps, int64_t images, int64_t height,
+                             int64_t width, int64_t channels, int64_t side, int64_t stride, int64_t padding,
+                             int threads) {
+    Windows w(height, width, channels, side, stride, padding);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < images * w.rows; row++) {
+        const uint16_t* image = x + row / w.rows * height * width * channels;
+        int64_t top = row % w.rows * stride - padding;
+        for (int64_t column = 0; column < w.columns; column++) {
+            int64_t left = column * stride - padding, at = (row * w.columns + column) * channels;
+            int64_t v_from = w.from(top), v_to = w.to(top, height), u_from = w.from(left), u_to = w.to(left, width);
+            for (int64_t c = 0; c < channels; c += LANES) {
+                Floats most = Floats{} - INFINITY;
+                Signed which = Signed{} + int32_t(v_from * side + u_from);
+                for (int64_t v = v_from; v < v_to; v++)
+                    for (int64_t u = u_from; u < u_to; u++) {
+                        Floats value = wide(read<Half>(image + ((top + v) * width + left + u) * channels + c));
+                        Signed more = (value > most) | (value != value);
+                        most = more ? value : most;
+                        which = more ? Signed{} + int32_t(v * side + u) : which;
+                    }
+                Half half = narrow(most);
+                Taps tap = __builtin_convertvector(which, Taps);
+                std::memcpy(y + at + c, &half, sizeof half);
+                std::memcpy(taps + at + c, &tap, sizeof tap);
+            }
+        }
+    }
+}
+
+// Each pixel's gradient: the sum of those of the windows in which it was the greatest.
+extern "C" void pool_backward(const uint16_t* gradient, const uint8_t* taps, uint16_t* x_gradient, int64_t images,
+                              int64_t height, int64_t width, int64_t channels, int64_t side, int64_t stride,
+                              int64_t padding, int threads) {
+    Windows w(height, width, channels, side, stride, padding);
+    int64_t vectors = channels / LANES;
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<Floats> sums(width * vectors);  // of a row of pixels
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < images * height; row++) {
+            int64_t y = row % height, begin = std::max<int64_t>(0, y + padding - side + stride) / stride;
+            std::fill(sums.begin(), sums.end(), Floats{});
+            for (int64_t r = begin; r < w.rows && r * stride <= y + padding; r++) {
+                int64_t first_tap = (y + padding - r * stride) * side;
+                for (int64_t k = 0; k < w.columns; k++) {
+                    int64_t left = k * stride - padding, at = ((row / height * w.rows + r) * w.columns + k) * channels;
+                    for (int64_t vector = 0; vector < vectors; vector++) {
+                        Floats given = wide(read<Half>(gradient + at + vector * LANES));
+                        Signed tap = __builtin_convertvector(read<Taps>(taps + at + vector * LANES), Signed);
+                        for (int64_t u = w.from(left); u < w.to(left, width); u++)
+                            sums[(left + u) * vectors + vector] += tap == int32_t(first_tap + u) ? given : Floats{};
+                    }
+                }
+            }
+            for (int64_t k = 0; k < width * vectors; k++) {
+                Half half = narrow(sums[k]);
+                std::memcpy(x_gradient + row * width * channels + k * LANES, &half, sizeof half);
+            }
+        }
+    }
+}
 
 // y from x; also the batch's mean and 1 / sqrt(var + eps), and the running statistics, moved by `momentum`.
 extern "C" void norm_forward(const uint16_t* x, const uint16_t* shortcut, uint16_t* y, const float* weight,

@@ -1,15 +1,17 @@
-"""Training in bfloat16 on a CPU with fewer passes over memory: a network's layers, several as one.
+"""Training in bfloat16 on a CPU with kernels of our own and fewer passes over memory.
 
     fuse(net)   the network, running so where it can
 
     norm, addition of the shortcut, ReLU    one operation. Torch runs three, each of which reads and writes all of its
                                             images: a third of the time of a step of ResNet-20
-    convolutions of small maps              take their weights' gradient as one product of matrices, where oneDNN runs
-                                            at half of the processor's speed
+    many convolutions                       find their weights' gradient in a kernel of our own, where oneDNN runs at a
+                                            quarter to four fifths of the processor's speed
     shortcut A                              keeps gradients channels last
+    max pooling                             remembers which pixel it took in a byte, where torch needs eight
 
-The first is in `fused.cpp`, which is compiled when it is first used (`plusx.native`). Times are in
-`benchmarks/train_step.py`. What the network is, its parameters and their names stay the same.
+Norms and pooling are in `fused.cpp`, weights' gradients in `convolution.cpp` (for processors with AVX512-bf16); both
+are compiled when they are first used (`plusx.native`). Times are in `benchmarks/train_step.py`. What the network is,
+its parameters and their names stay the same.
 """
 
 import ctypes
@@ -26,9 +28,21 @@ from plusx.blocks import ConvBlock, PadShortcut, ResidualBlock
 from plusx.network import Network
 
 _TENSOR, _SIZE, _REAL, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
+LANES = 16
+"""The kernels of convolutions and pooling take channels in multiples of this."""
+
+BYTE = 256
+"""Pixels of a window that a byte tells apart."""
+
 _SOURCE = Path(__file__).with_name("fused.cpp")
 _FORWARD = native.Symbol(_SOURCE, "norm_forward", (*[_TENSOR] * 9, *[_SIZE] * 2, *[_REAL] * 2, *[_INT] * 2))
 _BACKWARD = native.Symbol(_SOURCE, "norm_backward", (*[_TENSOR] * 11, *[_SIZE] * 2, *[_INT] * 2))
+_POOL, _UNPOOL = (
+    native.Symbol(_SOURCE, name, (*[_TENSOR] * 3, *[_SIZE] * 7, _INT)) for name in ("pool_forward", "pool_backward")
+)
+_WEIGHTS = native.Symbol(
+    Path(__file__).with_name("convolution.cpp"), "weights_gradient", (*[_TENSOR] * 3, *[_SIZE] * 7, _INT)
+)
 
 
 def check() -> None:
@@ -41,7 +55,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, shortcut: Tensor | None, norm: nn.BatchNorm2d, relu: bool, *_: Tensor) -> Tensor:
-        weight, bias = norm.weight.detach(), norm.bias.detach()
+        weight, bias = norm.weight, norm.bias
         y, mean, invstd = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
         channels = x.shape[1]
         statistics = norm.running_mean, norm.running_var
@@ -78,27 +92,52 @@ class _Norm(torch.autograd.Function):
         return of_x, of_shortcut, None, None, of_weight, of_bias
 
 
-class _Conv(torch.autograd.Function):
-    """A convolution of stride 1, 1×1 or padded 3×3. Images and weights are bfloat16, channels last."""
+class _MaxPool(torch.autograd.Function):
+    """Max pooling over square windows. Images are bfloat16, channels last."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return nn.functional.conv2d(x, weight, padding=weight.shape[2] // 2)
+    def forward(ctx: Any, x: Tensor, side: int, stride: int, padding: int) -> Tensor:
+        batch, channels, height, width = x.shape
+        sides = [(size + 2 * padding - side) // stride + 1 for size in (height, width)]
+        y = torch.empty((batch, channels, *sides), dtype=x.dtype, memory_format=torch.channels_last)
+        taps = torch.empty_like(y, dtype=torch.uint8)
+        ctx.of_x, ctx.sizes = x.shape, (batch, height, width, channels, side, stride, padding)
+        native.function(_POOL)(*map(_at, (x, y, taps)), *ctx.sizes, torch.get_num_threads())
+        ctx.save_for_backward(taps)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (taps,) = ctx.saved_tensors
+        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
+        of_x = torch.empty(ctx.of_x, dtype=gradient.dtype, memory_format=torch.channels_last)
+        native.function(_UNPOOL)(*map(_at, (gradient, taps, of_x)), *ctx.sizes, torch.get_num_threads())
+        return of_x, None, None, None
+
+
+class _Conv(torch.autograd.Function):
+    """A 1×1 or 3×3 convolution of bfloat16 images, channels last, with float32 weights; padded by `side // 2`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, half := weight.to(torch.bfloat16))
+        ctx.stride = stride
+        return nn.functional.conv2d(x, half, stride=stride, padding=weight.shape[2] // 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         outputs, inputs, side, _ = weight.shape
+        stride, padding = [ctx.stride] * 2, [side // 2] * 2
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        padding = [side // 2] * 2
         of_x, _, _ = torch.ops.aten.convolution_backward(
             gradient,
             x,
             weight,
             None,
-            [1, 1],
+            stride,
             padding,
             [1, 1],
             False,
@@ -106,18 +145,13 @@ class _Conv(torch.autograd.Function):
             1,
             [ctx.needs_input_grad[0], False, False],
         )
-        rows = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)
-        of_weight = torch.mm(rows.t(), _windows(x, side)).view(outputs, side, side, inputs).permute(0, 3, 1, 2)
-        return of_x, of_weight
-
-
-def _windows(x: Tensor, side: int) -> Tensor:
-    """What each output pixel of a convolution sees: N C H W → N·H·W, side·side·C."""
-    pixels = x.permute(0, 2, 3, 1)
-    if side > 1:
-        around = nn.functional.pad(pixels, (0, 0, side // 2, side // 2, side // 2, side // 2))
-        pixels = around.unfold(1, side, 1).unfold(2, side, 1).permute(0, 1, 2, 4, 5, 3)
-    return pixels.reshape(-1, side * side * x.shape[1])
+        of_weight = torch.empty_like(weight, dtype=torch.float32, memory_format=torch.channels_last)
+        native.function(_WEIGHTS)(
+            *map(_at, (x, gradient, of_weight)),
+            *(x.shape[0], x.shape[2], x.shape[3], inputs, outputs, side, ctx.stride),
+            torch.get_num_threads(),
+        )
+        return of_x, of_weight, None
 
 
 def _at(tensor: Tensor | None) -> int | None:
@@ -157,25 +191,32 @@ def _learns_from(images: Tensor) -> bool:
     )
 
 
-SMALL_MAPS = {1: 4096, 3: 1024}
-"""By a kernel's side: up to so many pixels of a batch's maps together a convolution is `_Conv`'s."""
-
-MANY_CHANNELS = 512
-"""Where in and out together are at least twice as many, and neither below a half."""
-
-
-def _by_product(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
-    """Whether a convolution's weights' gradient is sooner found as one product."""
+def _by_kernel(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
+    """Whether a convolution's weights' gradient is sooner found by our kernel."""
     if not (type(layer) is nn.Conv2d and layer.training and layer.weight.requires_grad and _learns_from(x)):
         return False
-    side = layer.kernel_size[0]
+    side, stride, channels = layer.kernel_size[0], layer.stride[0], (layer.in_channels, layer.out_channels)
     return (
-        layer.kernel_size == (side, side)
-        and x.shape[0] * x.shape[2] * x.shape[3] <= SMALL_MAPS.get(side, 0)
-        and (layer.stride, layer.dilation, layer.groups, layer.bias) == ((1, 1), (1, 1), 1, None)
+        side in (1, 3)
+        and (layer.kernel_size, layer.stride) == ((side, side), (stride, stride))
+        and (layer.dilation, layer.groups, layer.bias) == ((1, 1), 1, None)
         and (layer.padding, layer.padding_mode) == ((side // 2, side // 2), "zeros")
-        and min(layer.in_channels, layer.out_channels) >= MANY_CHANNELS // 2
-        and layer.in_channels + layer.out_channels >= 2 * MANY_CHANNELS
+        and not any(count % LANES for count in channels)
+        and layer.weight.dtype == torch.float32
+        and native.available(_WEIGHTS) is not None
+    )
+
+
+def _pools(layer: nn.Module, x: Tensor) -> TypeGuard[nn.MaxPool2d]:
+    """Whether the kernels can run this: square windows, whole ones only, on images that lead to something learning."""
+    return (
+        type(layer) is nn.MaxPool2d
+        and all(isinstance(value, int) for value in (layer.kernel_size, layer.stride, layer.padding))
+        and (layer.dilation, layer.ceil_mode, layer.return_indices) == (1, False, False)
+        and int(layer.kernel_size) ** 2 <= BYTE  # type: ignore[arg-type]
+        and x.shape[1] % LANES == 0
+        and x.requires_grad
+        and _learns_from(x)
     )
 
 
@@ -188,8 +229,10 @@ def _run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
             relu = bool(todo) and type(todo[0]) is nn.ReLU
             x = _norm(layer, x, None, relu)
             todo = todo[relu:]
-        elif _by_product(layer, x):
-            x = _Conv.apply(x, layer.weight.to(torch.bfloat16))  # type: ignore[no-untyped-call]
+        elif _pools(layer, x):
+            x = _MaxPool.apply(x, layer.kernel_size, layer.stride, layer.padding)  # type: ignore[no-untyped-call]
+        elif _by_kernel(layer, x):
+            x = _Conv.apply(x, layer.weight, layer.stride[0])  # type: ignore[no-untyped-call]
         else:
             x = layer(x)
     return x

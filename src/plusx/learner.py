@@ -208,8 +208,26 @@ def make_optimizer(net: Network, recipe: Recipe, *, fused: bool) -> torch.optim.
     spec = recipe.optimizer
     groups = list(_groups(net, recipe))
     if spec.kind == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=fused)
+        return _SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=fused)
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=fused)
+
+
+class _SGD(torch.optim.SGD):
+    """Torch's. Its fused step on a CPU calls `contiguous` on each gradient and makes no use of what that gives, which
+    of one that lies channels last is a copy; here it is given as it lies in memory."""
+
+    def _init_group(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], momenta: list[Tensor | None]
+    ) -> bool:
+        sparse: bool = super()._init_group(group, params, grads, momenta)  # type: ignore[no-untyped-call]
+        if group["fused"] and all(momentum is not None for momentum in momenta):  # which the first step makes
+            grads[:] = [_as_it_lies(gradient) for gradient in grads]
+        return sparse
+
+
+def _as_it_lies(values: Tensor) -> Tensor:
+    last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return values.permute(0, 2, 3, 1) if last and values.device.type == "cpu" else values
 
 
 def _groups(net: Network, recipe: Recipe) -> Iterator[dict[str, Any]]:
