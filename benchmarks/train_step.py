@@ -1,29 +1,34 @@
 """How fast a training step is, against the same network trained as torchvision's and timm's scripts do on a CPU.
 
 Result, 24 November 2026, on 2 shared cores of an "AMD EPYC" with AVX512-bf16, Python 3.11.7, torch 2.13.0+cpu, n = 9
-(python benchmarks/train_step.py --turns 9 --profile):
+(python benchmarks/train_step.py --turns 9; the run in the middle of five, by ResNet-18's ratio):
 
     network       batch   peer       plusx     ratio (least to most)   share of the bfloat16 matrix peak
-    ResNet-20     128      150 ms     60 ms    2.51 (2.39 to 2.67)     0.54
-    ResNet-18      16      627 ms    237 ms    2.64 (2.53 to 2.78)     0.77
-    ResNet-50      16    1,590 ms    607 ms    2.62 (2.46 to 2.83)     0.68
+    ResNet-20     128      142 ms     54 ms    2.64 (2.55 to 2.80)     0.58
+    ResNet-18      16      568 ms    226 ms    2.51 (2.39 to 2.60)     0.83
+    ResNet-50      16    1,552 ms    593 ms    2.62 (2.49 to 2.88)     0.71
 
-The goals, set on another machine, are ratios of 2.7 (ResNet-20) and 2.6 (ResNet-18 and 50), and 0.75 of the peak. In
-this run the latter two are met. The machine is shared, and runs differ: another, of the same code 45 minutes later with
-a matrix peak 6 % lower, gave 2.57, 2.39 and 2.48 (shares 0.56, 0.78 and 0.72); one before the last item of the list
-below gave 2.68, 2.45 and 2.52. So the ratios are about 2.6, 2.5 and 2.55, give or take 0.1: short of the goals by 4 %.
+The machine is shared, and runs differ. The five gave 2.70, 2.47, 2.62, 2.68, 2.64 (ResNet-20), 2.58, 2.47, 2.58, 2.47,
+2.51 (ResNet-18) and 2.68, 2.57, 2.60, 2.78, 2.62 (ResNet-50). The goals, set on another machine, are 2.7, 2.6 and 2.6,
+and 0.75 of the peak: the third is met, the others are missed by 2 and 3 % in the median and were each reached or nearly
+so in some run. ResNet-18 has little left: 0.78 to 0.83 of the peak of one large product of matrices.
 
 What paid, in ms a step, each beside the one before, timed apart with the same `our_step`: ResNet-20 from 78 to 68 once
 shortcut A no longer turned gradients to N C H W, to 59 with norms, additions and ReLUs fused (torch.compile instead:
-74); ResNet-18 by 6.9 and ResNet-50 by 10.6 (n = 13 pairs) with the weights' gradients of small maps as one product.
-What did not: max pooling in C++ (its backward pass took 6.9 ms, torch's 2.9), huge pages, weights N C H W, such
-products for maps of 14 pixels (2.2 and 5.3 ms slower).
+74). Then, alternating in one process, n = 60, 14 and 8 for ResNet-20, 18 and 50: weights' gradients in
+`convolution.cpp` 4, 3 and 13 to 20 (on maps of 7 pixels 6.4 to 5.0 each); what comes next fetched into the cache during
+its products a tenth to a fifth of each; max pooling that remembers bytes and SGD that copies no gradient 14 (ResNet-18)
+and 17 (ResNet-50) together.
+What did not: huge pages, weights N C H W, such gradients as one product of matrices with maps of 14 pixels, stores past
+the cache and passes in turn from the front and the back in the norms.
 
-Where the rest goes, by --profile, and single convolutions timed apart: of ResNet-20's step convolutions take 83 %,
-fused norms 8 %; of ResNet-18's 80 and 7 %, of ResNet-50's 74 and 17 %; copies (weights to bfloat16 and back, windows) 1
-to 5 %. Forward and data-gradient convolutions run at 0.77 to 1.16 of the measured matrix peak, weights' gradients at
-0.5 to 0.97 (ResNet-20's at 0.5 to 0.65), in oneDNN's kernels. A float32 convolution has half of bfloat16's peak on this
-processor, not the quarter that its matrix product suggests: with convolutions alone the ratios would be about 3.
+Where the rest goes, by --profile, and single convolutions timed within a step: of ResNet-18's and 50's steps
+convolutions take 84 and 78 %, norms 6 and 15 %, which are at the memory's 50 GB/s. Forward and data-gradient
+convolutions run at 0.9 to 1.1 of the matrix peak in oneDNN's kernels, weights' gradients at 0.7 to 1 in ours (
+ResNet-50's with 256 channels on 56 pixels: 0.65). ResNet-20's 54 ms are 13 forward, 14 of data's and 14 of weights' gradients, 5
+of norms; some 5 are Python and dispatch (a step on two images takes 5.4), and its convolutions of 16 channels run at
+0.75. A float32 convolution has half of bfloat16's peak on this processor, not the quarter that its matrix product
+suggests, so that the peer is at 0.3 of bfloat16's peak.
 
 The peer is torchvision's own model (ResNet-20, which it has not: plusx's), eager, float32, N C H W contiguous, torch's
 SGD with its defaults, in a process of its own that keeps no freed memory, as its script does not. Ours is
