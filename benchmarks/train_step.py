@@ -25,8 +25,8 @@ the cache and passes in turn from the front and the back in the norms.
 Where the rest goes, by --profile, and single convolutions timed within a step: of ResNet-18's and 50's steps
 convolutions take 84 and 78 %, norms 6 and 15 %, which are at the memory's 50 GB/s. Forward and data-gradient
 convolutions run at 0.9 to 1.1 of the matrix peak in oneDNN's kernels, weights' gradients at 0.7 to 1 in ours (0.65 in
-ResNet-50's with 256 channels on 56 pixels). ResNet-20's 54 ms are 13 forward, 14 data's gradients, 14 weights', 5 norms;
-some 5 are Python and dispatch (a step on two images takes 5.4), and its convolutions of 16 channels run at
+ResNet-50's with 256 channels on 56 pixels). ResNet-20's 54 ms are 13 forward, 14 data's gradients, 14 weights', 5
+norms; some 5 are Python and dispatch (a step on two images takes 5.4), and its convolutions of 16 channels run at
 0.75. A float32 convolution has half of bfloat16's peak on this processor, not the quarter that its matrix product
 suggests, so that the peer is at 0.3 of bfloat16's peak.
 
