@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plusx.bench import bench as bench
     from plusx.blocks import Bottleneck as Bottleneck
     from plusx.blocks import BuildingBlock as BuildingBlock
     from plusx.blocks import ConvBlock as ConvBlock
@@ -29,18 +30,23 @@ if TYPE_CHECKING:
     from plusx.dialects import identify as identify
     from plusx.dialects import load as load
     from plusx.draw import draw as draw
+    from plusx.engines import open_engine as open_engine
     from plusx.errors import PlusxError as PlusxError
     from plusx.evaluate import evaluate as evaluate
     from plusx.explain import explain as explain
+    from plusx.export import export as export
     from plusx.families import design as design
     from plusx.families import names as list  # noqa: F401
+    from plusx.hub import push as push
     from plusx.network import Network as Network
     from plusx.network import build as build
     from plusx.predict import predict as predict
     from plusx.recipe import Recipe as Recipe
     from plusx.report import report as report
     from plusx.scale import scale as scale
+    from plusx.serve import serve as serve
     from plusx.show import show as show
+    from plusx.surgery import fold as fold
     from plusx.train import train as train
 
 __version__ = "0.1.0"
@@ -62,6 +68,7 @@ _HOMES = {
     "SmallStem": "design",
     "Stage": "design",
     "Weights": "checkpoint",
+    "bench": "bench",
     "build": "network",
     "compare": "compare",
     "convert": "dialects",
@@ -70,13 +77,18 @@ _HOMES = {
     "draw": "draw",
     "evaluate": "evaluate",
     "explain": "explain",
+    "export": "export",
+    "fold": "surgery",
     "identify": "dialects",
     "list": "families:names",
     "load": "dialects",
+    "open_engine": "engines",
     "predict": "predict",
+    "push": "hub",
     "report": "report",
     "runs": "catalogue",
     "scale": "scale",
+    "serve": "serve",
     "show": "show",
     "train": "train",
 }

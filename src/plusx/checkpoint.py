@@ -197,7 +197,8 @@ def write_text(path: Path, text: str) -> None:
 
 def _reason(problem: BaseException) -> str:
     text = (isinstance(problem, OSError) and problem.strerror) or str(problem) or type(problem).__name__
-    return " ".join(text.split())
+    line = " ".join(text.split())
+    return (line if is_printable(line) else repr(line)[1:-1])[:300]  # a file's own words may be in it
 
 
 def _card(weights: Weights, where: str) -> _Card:
@@ -263,6 +264,11 @@ def _skeleton(design: Design, tensors: int, where: str) -> Network:
         raise WeightsError(f"{where}: the Design is too large to be built") from None
 
 
+def _is_tiny(tensor: Tensor) -> bool:
+    """Of the eight-bit floats, which torch cannot tell whether they are finite."""
+    return tensor.is_floating_point() and tensor.element_size() < 2
+
+
 def _check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
     for name, like in expected.items():
         if name not in given:
@@ -270,9 +276,9 @@ def _check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], 
         tensor = given[name]
         if tensor.shape != like.shape:
             raise WeightsError(f"{where}: tensor {name} is {list(tensor.shape)}, the Design's is {list(like.shape)}")
-        if tensor.is_floating_point() != like.is_floating_point() or tensor.is_complex():
+        if tensor.is_floating_point() != like.is_floating_point() or tensor.is_complex() or _is_tiny(tensor):
             raise WeightsError(f"{where}: tensor {name} is {tensor.dtype}, the Design's is {like.dtype}")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.to(like.dtype)).all()):  # float64 holds more
             raise WeightsError(f"{where}: tensor {name} holds values that are not finite")
     for name in given:
         if name not in expected:

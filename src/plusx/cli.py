@@ -5,9 +5,7 @@ Exit codes: 0 done, 1 the work failed, 2 the arguments or the input are wrong, 1
 Each verb is imported when its command runs, so that `plusx --help` is quick.
 """
 
-import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,13 +14,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import App, CycloptsError, Parameter, Token
 
-from plusx import __version__
+from plusx import __version__, cli_ship
+from plusx.cli_common import (
+    Designs,
+    Detail,
+    Device,
+    Ema,
+    ImageSize,
+    Input,
+    Json,
+    OnBadImage,
+    OneDesign,
+    TrainedRun,
+    given_design,
+    given_size,
+    numbers,
+    print_json,
+    say,
+    show_report,
+)
 from plusx.errors import InputError, PlusxError
 
 if TYPE_CHECKING:
-    from plusx.design import Design
     from plusx.dialects.infer import Hints as TensorHints
-    from plusx.reports import Report
 
 app = App(
     name="plusx",
@@ -31,30 +45,6 @@ app = App(
     suppress_keyboard_interrupt=False,
     help_epilogue="NAME is a published network (`plusx list`), FILE a design in TOML or JSON, or a run folder.",
 )
-
-OneDesign = Annotated[str, Parameter(name="NAME|FILE", show_default=False)]
-Designs = Annotated[str, Parameter(name="NAME|FILE", show_default=False)]
-Input = Annotated[str | None, Parameter(name="--input")]
-Detail = Literal["stage", "block", "layer"]
-ImageSize = Annotated[
-    str | None,
-    Parameter(name="--input", help="Height and width of the images in pixels, 224 or 224x160; 32 or 224 by default."),
-]
-Device = Annotated[str | None, Parameter(help="auto (cuda, mps or xpu where there is one, else cpu), or its name.")]
-OnBadImage = Annotated[
-    Literal["fail", "skip"],
-    Parameter(help="What is no image ends the command, or is named on standard error and left out."),
-]
-TrainedRun = Annotated[Path, Parameter(help="A run folder or a weights file.")]
-Ema = Annotated[bool, Parameter(help="Where a file has weights averaged over training, take those.")]
-Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead.")]
-
-
-def _numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    parts = tokens[0].value.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"{tokens[0].value!r} is not numbers with commas between them, such as 1,2,2,2")
-    return tuple(map(int, parts))
 
 
 def _floats(_: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
@@ -88,7 +78,7 @@ class Hints:
     """The order of operations in a block."""
     skip: bool | None = None
     """--no-skip: the plain twin, without additions."""
-    strides: Annotated[tuple[int, ...] | None, Parameter(converter=_numbers, n_tokens=1, negative=())] = None
+    strides: Annotated[tuple[int, ...] | None, Parameter(converter=numbers, n_tokens=1, negative=())] = None
     """Of each stage's first block: --strides 1,2,2,2."""
     output_stride: int | None = None
     """Input pixels per pixel of the last stage, where strides gave way to dilation."""
@@ -140,7 +130,7 @@ def list_(pattern: str = "*", *, json: Json = False) -> None:
             {"name": name, "params": cost.params, "macs": cost.macs, "input": list(cost.input), "family": family}
             for name, (cost, family) in found.items()
         ]
-        _print_json({"designs": rows})
+        print_json({"designs": rows})
         return
     width = max(map(len, found))
     for name, (cost, family) in found.items():
@@ -187,7 +177,7 @@ def cost(
 
     if not designs:
         raise InputError("cost: name at least one network (plusx list shows the published ones)")
-    found, size = [_design(name) for name in designs], _size(input)
+    found, size = [given_design(name) for name in designs], given_size(input)
     scaling = {"bandwidth": bandwidth, "per_machine": per_machine, "macs_per_second": macs_per_second}
     given = {name: value for name, value in scaling.items() if value is not None}
     if devices is None and given:
@@ -197,15 +187,15 @@ def cost(
 
         if len(found) > 1 or explain:
             raise InputError("cost: --devices takes one network, and nothing to explain")
-        _show(scale(found[0], size, devices=devices, batch=32 if batch == 1 else batch, **given), json)  # type: ignore[arg-type]
+        show_report(scale(found[0], size, devices=devices, batch=32 if batch == 1 else batch, **given), json)  # type: ignore[arg-type]
     elif explain:
         if len(found) > 1:
             raise InputError(f"cost: --explain takes one network, found {len(found)}")
-        _show(the_explanation(found[0], size), json)
+        show_report(the_explanation(found[0], size), json)
     elif len(found) == 1:
-        _show(the_cost(found[0], size, batch=batch, detail=detail), json)
+        show_report(the_cost(found[0], size, batch=batch, detail=detail), json)
     else:
-        _show(costs(found, size, batch=batch), json)
+        show_report(costs(found, size, batch=batch), json)
 
 
 @app.command
@@ -227,7 +217,7 @@ def compare(
     """
     from plusx import compare as the_comparison
 
-    _show(the_comparison(first, second, width=width, input=_size(input) or 14), json)
+    show_report(the_comparison(first, second, width=width, input=given_size(input) or 14), json)
 
 
 @app.command
@@ -243,7 +233,7 @@ def show(design: OneDesign, *, input: ImageSize = None, detail: Detail = "layer"
     """
     from plusx import show as the_tree
 
-    _show(the_tree(_design(design), _size(input), detail=detail), json)
+    show_report(the_tree(given_design(design), given_size(input), detail=detail), json)
 
 
 @app.command
@@ -270,7 +260,7 @@ def draw(
     """
     from plusx import draw as the_drawing
 
-    picture = the_drawing(_design(design), _size(input), block=at or block)
+    picture = the_drawing(given_design(design), given_size(input), block=at or block)
     print(picture.save(output))
 
 
@@ -291,7 +281,7 @@ def identify(
     """
     from plusx import identify as the_identification
 
-    _show(the_identification(file, ema=ema, **_given(hints)), json)
+    show_report(the_identification(file, ema=ema, **_given(hints)), json)
 
 
 @app.command
@@ -335,7 +325,7 @@ def convert(
     """
     from plusx import convert as the_conversion
 
-    insisted = None if design is None else _design(design)
+    insisted = None if design is None else given_design(design)
     done = the_conversion(
         source,
         target,
@@ -349,7 +339,7 @@ def convert(
         std=std,
         **_given(hints),
     )
-    _show(done, json)
+    show_report(done, json)
 
 
 @app.command
@@ -404,7 +394,7 @@ def train(
 
     run = the_training(
         data,
-        design=None if design is None else _design(design),
+        design=None if design is None else given_design(design),
         recipe=recipe,
         set=set,
         epochs=epochs,
@@ -419,7 +409,7 @@ def train(
         tensorboard=tensorboard,
     )
     if os.environ.get("RANK", "0") == "0":
-        _show(run, json)
+        show_report(run, json)
 
 
 @app.command
@@ -445,7 +435,7 @@ def evaluate(
 
     found = the_evaluation(run, data, tta=tta, on_bad_image=on_bad_image, device=device)
     _say_skipped(found.skipped, found.images)
-    _show(found, json)
+    show_report(found, json)
 
 
 @app.command
@@ -476,7 +466,7 @@ def predict(
     chosen = (*images, *(() if from_ is None else read_list(from_)))
     found = the_prediction(run, chosen, top=top, on_bad_image=on_bad_image, device=device)
     _say_skipped([bad.reason for bad in found.skipped], len(found.images))
-    _show(found, json)
+    show_report(found, json)
 
 
 @app.command
@@ -490,7 +480,7 @@ def report(run: Path, *, device: Device = None, json: Json = False) -> None:
     """
     from plusx import report as the_report
 
-    _show(the_report(run, device=device), json)
+    show_report(the_report(run, device=device), json)
 
 
 @app.command
@@ -519,7 +509,7 @@ def explain(
     """
     from plusx import explain as the_explanation
 
-    _show(the_explanation(run, image, output=output, method=method, class_name=class_name, device=device), json)
+    show_report(the_explanation(run, image, output=output, method=method, class_name=class_name, device=device), json)
 
 
 @app.command
@@ -533,69 +523,24 @@ def runs(*folders: Path, json: Json = False) -> None:
     """
     from plusx import runs as the_runs
 
-    _show(the_runs(*folders), json)
-
-
-def _design(name: str) -> "Design":
-    """A published network's name, a design file, or a run folder."""
-    from plusx import families
-    from plusx.design import Design
-
-    path = Path(name)
-    if name in families.FAMILIES:
-        return families.design(name)
-    if path.is_dir():
-        return Design.read(path / "design.toml")
-    if path.suffix.lower() in (".toml", ".json"):
-        return Design.read(path)
-    if path.is_file():
-        raise InputError(f"{name}: a design file ends in .toml or .json")
-    return families.design(name)
-
-
-def _size(text: str | None) -> int | tuple[int, int] | None:
-    """`224` or `224x160` (height, width) as numbers."""
-    if text is None:
-        return None
-    sides = text.lower().replace("×", "x").split("x")
-    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() for side in sides):
-        raise InputError(f"input: {text!r} is not a number of pixels, or height x width such as 224x160")
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+    show_report(the_runs(*folders), json)
 
 
 def _given(hints: Hints | None) -> "TensorHints":
     return cast("TensorHints", {} if hints is None else asdict(hints))
 
 
-def _show(report: "Report", as_json: bool) -> None:
-    if as_json:
-        _print_json(report.to_dict())
-        return
-    from rich.console import Console
-
-    # not a terminal: no colours, and wide enough that no table is cut
-    console = Console() if sys.stdout.isatty() else Console(width=shutil.get_terminal_size((120, 24)).columns)
-    console.print(report)
-
-
-def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data, ensure_ascii=False, allow_nan=False))
-
-
 def _fail(message: str, code: int) -> int:
-    _say(message)
+    say(message)
     return code
 
 
 def _say_skipped(reasons: Sequence[str], left: int) -> None:
     for reason in reasons:
-        _say(f"skipped: {reason}")
+        say(f"skipped: {reason}")
     if reasons:
-        _say(f"{len(reasons):,} of {len(reasons) + left:,} images skipped")
+        say(f"{len(reasons):,} of {len(reasons) + left:,} images skipped")
 
 
-def _say(message: str) -> None:
-    """One line on standard error."""
-    # what a file says may be in it: no control character of it reaches the terminal
-    shown = "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in " ".join(message.split()))
-    print(f"plusx: {shown}", file=sys.stderr)
+for _command in (cli_ship.export, cli_ship.bench, cli_ship.serve, cli_ship.push):
+    app.command(_command)

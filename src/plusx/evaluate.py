@@ -169,7 +169,7 @@ def judge_run(
     check_tta(tta)
     check_on_bad_image(on_bad_image)
     model = open_model(run, device)
-    spec, images, split, names = _images_to_judge(model.folder, data)
+    spec, images, split, names = images_to_judge(model.folder, data)
     images = images.relabel(_labels_by_name(model.classes, spec, names))
     loader = Loader(images, loaded_size(model.size, tta), model.channels, on_bad_image=on_bad_image)
     chosen = torch.arange(len(loader))
@@ -208,11 +208,13 @@ def _class_result(name: str, row: Sequence[int], index: int) -> ClassResult:
     return ClassResult(name, images, 100 * row[index] / images if images else None)
 
 
-def _images_to_judge(run: Path | None, data: str | Path | None) -> tuple[str, Images, str, tuple[str, ...]]:
+def images_to_judge(
+    run: Path | None, data: str | Path | None, verb: str = "evaluate"
+) -> tuple[str, Images, str, tuple[str, ...]]:
     """Spec, images, the split in words, and the class names of the data."""
     own = run_folder.read_origin(run) if run is not None else None
     if data is None and own is None:
-        raise DataError("evaluate: say on which data; only a run folder remembers what it was trained on")
+        raise DataError(f"{verb}: say on which data; only a run folder remembers what it was trained on")
     dataset = open_data(data if data is not None else own.data)  # type: ignore[union-attr]
     if own is not None and dataset.spec == own.data and not dataset.has_unseen_part:
         _, images, split = dataset.split(own.held_out, own.split_seed)

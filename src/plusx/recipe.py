@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
 
 from plusx.errors import InputError, RecipeError, did_you_mean
 from plusx.values import Value
@@ -33,6 +33,7 @@ LARGEST_INPUT = 4096
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
 Pair = Field(strict=False)
 
 
@@ -130,7 +131,7 @@ class Plateau(_Part):
 
     kind: Literal["plateau"] = "plateau"
     factor_each: Share = 0.1
-    patience: PositiveInt = 5
+    patience: Count = 5
 
     def factor(self, at: Progress) -> float:
         """What to multiply the learning rate by."""
@@ -179,7 +180,7 @@ class Augment(_Part):
     jitter: Jitter = Jitter()
     lighting: NonNegative = 0.0
     auto: Literal["none", "trivial", "rand"] = "none"
-    rand_operations: PositiveInt = 2
+    rand_operations: Count = 2
     rand_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
     erasing: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     mixup: NonNegative = 0.0
@@ -277,14 +278,14 @@ class Recipe(_Part):
     """
 
     name: str = ""
-    epochs: PositiveInt = 30
-    steps: PositiveInt | None = None
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    epochs: Count = 30
+    steps: Count | None = None
+    batch_size: Annotated[int, Field(ge=2, le=10**9)] = 128
     input_size: Annotated[int, Field(gt=0, le=LARGEST_INPUT)] | None = None
     label_smoothing: Fraction = 0.1
     zero_init: bool = True
     seed: NonNegativeInt = 0
-    accumulate: PositiveInt = 1
+    accumulate: Count = 1
     clip_norm: PositiveFloat | None = None
     checkpoint_blocks: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

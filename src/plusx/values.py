@@ -1,6 +1,7 @@
 """Frozen, validated values, the base of Design and Recipe: TOML and JSON both ways, one-line errors, short reprs."""
 
 import json
+import re
 import tomllib
 import types
 from collections.abc import Mapping
@@ -10,6 +11,9 @@ from typing import Any, ClassVar, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from plusx.errors import InputError, did_you_mean
+
+_LONG_KEY = re.compile(r"""(?<![\w'"-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
+"""A key of more parts than any value is deep: tomllib takes the square of their number in time."""
 
 
 class Value(BaseModel):
@@ -59,8 +63,8 @@ class Value(BaseModel):
             return cls.model_validate_json(json.dumps(data, default=_no_date))
         except ValidationError as problem:
             raise cls.error(f"{where or cls.__name__}: {_explain(cls, problem)}") from None
-        except (TypeError, ValueError) as problem:
-            raise cls.error(f"{where or cls.__name__}: {problem}") from None
+        except (TypeError, ValueError, RecursionError) as problem:
+            raise cls.error(f"{where or cls.__name__}: {_cut(str(problem))}") from None
 
     @classmethod
     def from_json(cls, text: str, where: str = "") -> Self:
@@ -74,10 +78,12 @@ class Value(BaseModel):
     @classmethod
     def from_toml(cls, text: str, where: str = "") -> Self:
         """Read `to_toml`'s text. Raises `cls.error`."""
+        if long := _LONG_KEY.search(text):
+            raise cls.error(f"{where or cls.__name__}: {_word(long[0])}: a key of too many parts")
         try:
             data = tomllib.loads(text)
         except (ValueError, RecursionError) as problem:
-            raise cls.error(f"{where or cls.__name__}: not TOML: {problem}") from None
+            raise cls.error(f"{where or cls.__name__}: not TOML: {_cut(str(problem))}") from None
         return cls.from_dict(data, where)
 
     @classmethod
@@ -118,21 +124,22 @@ def _explain(cls: type[Value], problem: ValidationError) -> str:
         case "missing":
             what = "is missing"
         case "extra_forbidden":
-            name = str(first["loc"][-1])
+            name = str(first["loc"][-1])[:_LONGEST]
             what = f"is not a known field{did_you_mean(name, _fields_at(cls, first['loc'][:-1]))}"
         case "literal_error":
             known = str(context["expected"]).replace(" or ", ", ")
-            what = f"{given!r} is not one of {known}{did_you_mean(str(given), known.replace(chr(39), '').split(', '))}"
+            near = did_you_mean(str(given)[:_LONGEST], known.replace("'", "").split(", "))
+            what = f"{_cut(repr(given))} is not one of {known}{near}"
         case "union_tag_invalid":
             known = str(context["expected_tags"])
-            near = did_you_mean(str(context["tag"]), known.replace("'", "").split(", "))
-            what = f"kind {context['tag']!r} is not one of {known}{near}"
+            near = did_you_mean(str(context["tag"])[:_LONGEST], known.replace("'", "").split(", "))
+            what = f"kind {_cut(repr(context['tag']))} is not one of {known}{near}"
         case "union_tag_not_found":
             what = "needs a kind"
         case "value_error":
             return f"{place}: {context['error']}" if place else str(context["error"])
         case _:
-            what = f"{given!r}: {first['msg'].lower()}"
+            what = f"{_cut(repr(given))}: {first['msg'].lower()}"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{place}: {what}{more}" if place else f"{what}{more}"
 
@@ -145,8 +152,21 @@ def _place(cls: type[Value], loc: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         elif known or (position == len(loc) - 1 and not _is_tag(candidates, part)):
-            text += f".{part}"
+            text += f".{_word(part)}"
     return text.removeprefix(".")
+
+
+_LONGEST = 120
+"""Characters of a file's own words that a message repeats."""
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
+
+
+def _word(name: str) -> str:
+    """A file's own name for something, in one line."""
+    return _cut(name if name.isprintable() else repr(name)[1:-1])
 
 
 def _is_tag(candidates: list[type[Value]], part: str) -> bool:

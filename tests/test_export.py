@@ -1,0 +1,374 @@
+"""Exports: the same network in other runtimes, with nothing left of one that is not."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import plusx
+from plusx.artefact import Card, detect_format
+from plusx.checkpoint import read_weights, write_weights
+from plusx.engines import open_engine
+from plusx.errors import DataError, InputError, WeightsError, WorkError
+from plusx.export import export
+from plusx.inference import open_model
+from plusx.records import Run
+from tests.images import COLOURS, noisy
+
+module = import_module("plusx.export")
+quantising = import_module("plusx.quantise")
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "aoti": ".aoti.pt2"}
+
+
+def own_logits(run: Run, images: torch.Tensor) -> Any:
+    model = open_model(run.folder, "cpu")
+    with torch.inference_mode():
+        return model.net(model.prepare(images)).numpy()
+
+
+def some_images(run: Run, count: int = 5) -> torch.Tensor:
+    model = open_model(run.folder, "cpu")
+    shape = (count, model.channels, model.size, model.size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize("preprocessing", [False, True])
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_every_format_gives_what_the_network_gives(
+    colours: tuple[Path, Run], tmp_path: Path, to: str, preprocessing: bool
+) -> None:
+    _, run = colours
+    out = tmp_path / f"net{ENDINGS[to]}"
+    found = export(run.folder, to, output=out, dynamic_batch=True, preprocessing=preprocessing)
+    assert found.path == out
+    assert detect_format(str(out)) == to
+    assert found.difference.same_class_percent == 100
+    assert found.difference.largest < 1e-4 * found.difference.scale
+    assert found.folded == 7
+    engine = open_engine(out)
+    assert engine.card.classes == ("blue", "green", "red")
+    images = some_images(run)
+    np.testing.assert_allclose(engine.logits(images.numpy()), own_logits(run, images), rtol=1e-4, atol=1e-4)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(Path(file).name for file in found.files)
+    data = json.loads(json.dumps(found.to_dict()))
+    assert data["card"]["input_size"] == engine.card.input_size
+    assert data["bytes"] == sum(Path(file).stat().st_size for file in found.files)
+    assert "verified" in str(found)
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_a_fixed_batch_takes_any_number_in_parts(colours: tuple[Path, Run], tmp_path: Path, to: str) -> None:
+    _, run = colours
+    export(run.folder, to, output=tmp_path / f"net{ENDINGS[to]}", batch=2)
+    engine, images = open_engine(tmp_path / f"net{ENDINGS[to]}"), some_images(run, 5)
+    assert engine.card.batch == 2
+    np.testing.assert_allclose(engine.logits(images.numpy()), own_logits(run, images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preprocessing", [False, True])
+def test_aoti_gives_what_the_network_gives(colours: tuple[Path, Run], tmp_path: Path, preprocessing: bool) -> None:
+    _, run = colours
+    out = tmp_path / "net.aoti.pt2"
+    export(run.folder, "aoti", output=out, dynamic_batch=True, preprocessing=preprocessing)
+    engine, images = open_engine(out), some_images(run)
+    assert engine.name == "aoti"
+    assert engine.card.classes == ("blue", "green", "red")
+    np.testing.assert_allclose(engine.logits(images.numpy()), own_logits(run, images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (61, 33), (12, 12)])
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_preprocessing_inside_is_nearly_ours(
+    colours: tuple[Path, Run], tmp_path: Path, to: str, size: tuple[int, int]
+) -> None:
+    """Ours rounds the resized image to whole numbers; the graph does not."""
+    _, run = colours
+    out = tmp_path / f"net{ENDINGS[to]}"
+    export(run.folder, to, output=out, preprocessing=True, dynamic_batch=True)
+    image = noisy(COLOURS["green"], 3, size)
+    image.save(tmp_path / "image.png")
+    model = open_model(run.folder, "cpu")
+    from plusx.pictures import Picture, decode_picture
+
+    theirs = open_engine(out).run(np.asarray(image.convert("RGB"))[None])
+    ours = own_logits(run, decode_picture(Picture(str(tmp_path / "image.png")), model.size, model.channels))
+    assert np.abs(theirs - ours).max() < 0.05 * max(1, np.abs(ours).max())
+    assert theirs.argmax() == ours.argmax() == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "example"), [("onnx", "run_onnx"), ("openvino", "run_openvino"), ("torch-export", "run_torch")]
+)
+def test_the_examples_run_without_plusx(digits_run: Run, tmp_path: Path, to: str, example: str) -> None:
+    import runpy
+
+    images = runpy.run_path(str(EXAMPLES / "digit_images.py"))["write_images"](tmp_path, 3)
+    out = export(digits_run.folder, to, output=tmp_path / f"net{ENDINGS[to]}", preprocessing=True).path
+    script = f"import sys, runpy; sys.modules['plusx'] = None; runpy.run_path({str(EXAMPLES / example) + '.py'!r})"
+    words = [sys.executable, "-c", script, str(out), *map(str, images)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    named = [line.split()[1] for line in done.stdout.splitlines()]
+    assert named == [image.name[0] for image in images]
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_int8_keeps_the_accuracy(colours: tuple[Path, Run], tmp_path: Path, to: str) -> None:
+    data, run = colours
+    out = tmp_path / f"net{ENDINGS[to]}"
+    found = export(run.folder, to, output=out, int8=True, calibrate=data, dynamic_batch=True)
+    assert found.quantised is not None
+    assert found.quantised.drop <= 0.5
+    assert found.quantised.calibrated_on == 60
+    assert found.quantised.kept_float == ()
+    assert open_engine(out).card.precision == "int8"
+    exact = export(run.folder, to, output=tmp_path / f"exact{ENDINGS[to]}")
+    assert found.bytes < 0.6 * exact.bytes
+    assert found.difference.largest > 0
+    assert found.to_dict()["int8"]["drop_points"] <= 0.5
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_blocks_go_back_to_floating_point_until_it_holds(
+    colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    _, run = colours
+    found_: list[float] = [40.0, 60.0, 99.8]
+    monkeypatch.setattr(quantising, "accuracy", lambda *_: found_.pop(0))
+    found = export(run.folder, to, output=tmp_path / f"net{ENDINGS[to]}", int8=True).quantised
+    assert found is not None
+    assert (found.tries, len(found.kept_float)) == (3, 2)
+    assert set(found.kept_float) <= {"stem", "head", "stages.0.0", "stages.1.0", "stages.2.0"}
+    assert "in floating point" in str(found)
+
+
+def test_int8_that_loses_too_much_leaves_nothing(
+    colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = colours
+    monkeypatch.setattr(quantising, "accuracy", lambda *_: 33.0)
+    with pytest.raises(WorkError, match=r"67.00 points of top-1 lost .* at most 0.5 are allowed"):
+        export(run.folder, "openvino", output=tmp_path / "net.xml", int8=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_network_is_no_export(
+    colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was there before stays."""
+    _, run = colours
+    out = tmp_path / "net.onnx"
+    export(run.folder, "onnx", output=out)
+    before = out.read_bytes()
+    write = module.write
+
+    def wrong(net: torch.nn.Module, *rest: Any) -> None:
+        with torch.no_grad():
+            next(iter(net.parameters())).mul_(1.05)
+        write(net, *rest)
+
+    monkeypatch.setattr(module, "write", wrong)
+    with pytest.raises(WorkError, match="not the same network"):
+        export(run.folder, "onnx", output=out)
+    assert out.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_full_disk_leaves_nothing(colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write", full)
+    with pytest.raises(WorkError, match="No space left on device"):
+        export(colours[1].folder, "onnx", output=tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_triton_gets_a_repository_that_triton_reads(colours: tuple[Path, Run], tmp_path: Path) -> None:
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    _, run = colours
+    found = export(run.folder, "triton", output=tmp_path / "models")
+    (folder,) = (tmp_path / "models").iterdir()
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert config.name == folder.name
+    assert config.backend == "onnxruntime"
+    assert (config.input[0].name, list(config.input[0].dims)) == ("images", [3, 16, 16])
+    assert (config.output[0].name, list(config.output[0].dims)) == ("logits", [3])
+    assert (folder / "labels.txt").read_text().split() == ["blue", "green", "red"]
+    engine = open_engine(folder / "1" / "model.onnx")
+    assert engine.card.batch is None
+    assert str(folder / "1" / "model.onnx") in found.files
+    export(run.folder, "triton", output=tmp_path / "models", preprocessing=True)  # again, in its place
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert list(config.input[0].dims) == [-1, -1, 3]
+
+
+def test_in_the_run_folder_by_default(digits_run: Run, tmp_path: Path) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(digits_run.folder, run)
+    assert export(run, "onnx").path == run / "model.onnx"
+    assert export(run, "openvino").path == run / "model.xml"
+    assert export(run, "onnx", int8=True).path == run / "model-int8.onnx"
+    assert export(run, "onnx").path == run / "model.onnx"  # its own is replaced
+    assert not [name for name in run.iterdir() if name.name.startswith(".model")]
+
+
+def test_a_weights_file_needs_data(digits_run: Run, tmp_path: Path) -> None:
+    weights = read_weights(digits_run.folder)
+    file = write_weights(tmp_path / "some.safetensors", weights)
+    with pytest.raises(DataError, match="export: say on which data"):
+        export(file, "onnx")
+    assert export(file, "onnx", data="digits").path == tmp_path / "model.onnx"
+    with pytest.raises(InputError, match="say where to write"):
+        export(weights, "onnx", data="digits")
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"to": "onxx"}, "did you mean 'onnx'"),
+    ({"to": "aoti", "int8": True}, "aoti is not quantised"),
+    ({"calibrate": "digits"}, "only int8 is calibrated"),
+    ({"int8": True, "max_drop": -1}, "from 0 to 100"),
+    ({"batch": 0}, "from 1 to 4096"),
+    ({"input": 2}, "whole number of pixels"),
+    ({"output": "model.xml"}, "ends in .onnx"),
+    ({"output": "no/such/model.onnx"}, "there is no folder"),
+    ({"data": "no-such-data"}, "no-such-data"),
+    ({"int8": True, "calibrate": "/no/such/images"}, "no such file"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), WRONG, ids=[words for _, words in WRONG])
+def test_wrong_options_are_one_line(digits_run: Run, tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    given: dict[str, Any] = {"to": "onnx", "output": tmp_path / "net.onnx"} | options
+    with pytest.raises(InputError, match=words):
+        export(digits_run.folder, given.pop("to"), **given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_of_the_users_is_written_over(digits_run: Run, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.onnx"
+    mine.write_bytes(b"mine")
+    with pytest.raises(InputError, match="no export of plusx"):
+        export(digits_run.folder, "onnx", output=mine)
+    folder = tmp_path / "models"
+    (folder / "other").mkdir(parents=True)
+    with pytest.raises(InputError, match="no export of plusx"):
+        export(digits_run.folder, "triton", output=folder)
+    assert mine.read_bytes() == b"mine"
+    assert [path.name for path in folder.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2", ".aoti.pt2"])
+@pytest.mark.parametrize("content", [b"", b"not a network", b"<net></net>"])
+def test_damaged_files_are_one_line(tmp_path: Path, ending: str, content: bytes) -> None:
+    (tmp_path / f"bad{ending}").write_bytes(content)
+    with pytest.raises(WeightsError, match="bad"):
+        open_engine(tmp_path / f"bad{ending}")
+
+
+def test_an_onnx_of_others_is_none_of_ours(digits_run: Run, tmp_path: Path) -> None:
+    import onnx
+
+    out = export(digits_run.folder, "onnx", output=tmp_path / "net.onnx").path
+    proto = onnx.load(out)
+    del proto.metadata_props[:]
+    onnx.save(proto, out)
+    with pytest.raises(WeightsError, match="not an export of plusx"):
+        open_engine(out)
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino", "torch-compiled"])
+def test_a_run_on_every_engine(colours: tuple[Path, Run], name: Any) -> None:
+    _, run = colours
+    if name == "torch-compiled":
+        pytest.importorskip("torch._inductor")
+    engine, images = open_engine(run.folder, name, threads=1), some_images(run)
+    assert engine.name == name
+    np.testing.assert_allclose(engine.logits(images.numpy()), own_logits(run, images), rtol=1e-4, atol=1e-4)
+
+
+def test_engines_that_do_not_fit_are_one_line(digits_run: Run, tmp_path: Path) -> None:
+    out = export(digits_run.folder, "openvino", output=tmp_path / "net.xml").path
+    for source, options, words in (
+        (out, {"engine": "onnxruntime"}, "does not run this"),
+        (out, {"engine": "tensorrt"}, "is not one of"),
+        (out, {"threads": 0}, "at least 1"),
+        (digits_run.folder, {"precision": "int8"}, "needs images to calibrate"),
+        (digits_run.folder, {"engine": "onnxruntime", "precision": "bfloat16"}, "no bfloat16"),
+        (tmp_path / "no.onnx", {}, "no such file"),
+    ):
+        with pytest.raises(InputError, match=words):
+            open_engine(source, **options)
+
+
+def test_without_the_packages_it_is_said(digits_run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install 'plusx\[export\]'"):
+        export(digits_run.folder, "onnx", output=tmp_path / "net.onnx")
+    assert open_engine(digits_run.folder).name == "torch"
+
+
+def command(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "plusx", *map(str, words)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command(digits_run: Run, tmp_path: Path) -> None:
+    done = command("export", digits_run.folder, "--to", "openvino", "--int8", "-o", tmp_path / "net.xml", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["int8"]["images"] == 359
+    done = command("export", digits_run.folder, "--to", "openvino", "-o", tmp_path / "net.onnx")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_cards_read_back(digits_run: Run) -> None:
+    model = open_model(digits_run.folder, "cpu")
+    from plusx.lowering import card_of
+
+    card = card_of(model)
+    assert Card.from_json(card.model_dump_json()) == card
+    assert card.labels == tuple("0123456789")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_several_threads_at_once(colours: tuple[Path, Run], name: Any) -> None:
+    _, run = colours
+    images, engine = some_images(run, 8), open_engine(run.folder, name)
+    exact = own_logits(run, images)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda k: engine.logits(images[k : k + 1].numpy()), [k % 8 for k in range(64)]))
+    for k, logits in enumerate(found):
+        np.testing.assert_allclose(logits, exact[k % 8 : k % 8 + 1], rtol=1e-4, atol=1e-4)
+
+
+def test_nobody_is_told(colours: tuple[Path, Run], tmp_path: Path) -> None:
+    """OpenVINO and NNCF would send what they were used for; in a process of its own, since consent is asked once."""
+    script = f"""
+import openvino_telemetry.main as main
+main.TelemetrySender.send = lambda *_, **__: print("told")
+import plusx
+plusx.export({str(colours[1].folder)!r}, "openvino", output={str(tmp_path / "net.xml")!r}, int8=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_exports_are_public() -> None:
+    assert plusx.export is export
+    assert plusx.open_engine is open_engine
