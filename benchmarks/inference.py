@@ -274,31 +274,37 @@ def main() -> None:
     threads = torch.get_num_threads()
     names = [options.only] if options.only else list(NETWORKS)
     batches = [options.batch] if options.batch else [1, 16]
-    rows = [
-        row
-        for name in names
-        for batch in batches
-        for row in measure(name, options.size, batch, options.turns, options.seconds, threads)
-    ]
-    beside = [row for name in names for row in around(name, options.size, options.seconds, threads)]
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        for batch in batches:
+            rows += measure(name, options.size, batch, options.turns, options.seconds, threads)
+            if not options.json:
+                print("\n".join(map(speed_line, rows[-len(PRECISIONS) :])), flush=True)
+    beside: list[dict[str, Any]] = []
+    for name in names:
+        beside += around(name, options.size, options.seconds, threads)
+        if not options.json:
+            print("\n".join(map(around_line, beside[-len(PRECISIONS) :])), flush=True)
     about = {name: version(name) for name in ("torch", "openvino", "onnxruntime", "nncf")}
     if options.json:
         print(json.dumps({"results": rows, "around": beside, "machine": environment.processor(), **about}))
-        return
-    for row in rows:
-        peers = ", ".join(f"{who} {ms:.2f}" for who, ms in row["peers_ms"].items())
-        print(
-            f"{row['network']}, batch {row['batch']}, {row['precision']}: plusx {row['ours_ms']:.2f} ms, ratio to "
-            f"{row['fastest_peer']} {row['ratio']:.2f} ({row['ratio_least']:.2f} to {row['ratio_most']:.2f}, "
-            f"n={row['turns']}), share of peak {row['share_of_peak']:.2f}; peers: {peers}"
-        )
-        if row["precision"] == "int8":
-            print(f"    int8 takes {row['int8_to_bfloat16']:.2f} of bfloat16's time")
-    for row in beside:
-        print(
-            f"{row['network']}, {row['precision']}: first answer after {row['load_s']:.2f} s; a JPEG of 500 by 375 "
-            f"{row['file_ms']:.2f} ms, the network alone {row['bare_ms']:.2f} ms, ratio {row['file_ratio']:.2f}"
-        )
+
+
+def speed_line(row: dict[str, Any]) -> str:
+    peers = ", ".join(f"{who} {ms:.2f}" for who, ms in row["peers_ms"].items())
+    int8 = f"; {row['int8_to_bfloat16']:.2f} of bfloat16's time" if row["precision"] == "int8" else ""
+    return (
+        f"{row['network']}, batch {row['batch']}, {row['precision']}: plusx {row['ours_ms']:.2f} ms, ratio to "
+        f"{row['fastest_peer']} {row['ratio']:.2f} ({row['ratio_least']:.2f} to {row['ratio_most']:.2f}, "
+        f"n={row['turns']}), share of peak {row['share_of_peak']:.2f}{int8}; peers: {peers}"
+    )
+
+
+def around_line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['network']}, {row['precision']}: first answer after {row['load_s']:.2f} s; a JPEG of 500 by 375 "
+        f"{row['file_ms']:.2f} ms, the network alone {row['bare_ms']:.2f} ms, ratio {row['file_ratio']:.2f}"
+    )
 
 
 if __name__ == "__main__":

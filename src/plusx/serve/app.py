@@ -1,0 +1,292 @@
+"""The server's paths: the Open Inference Protocol under /v2, POST /predict, a page at /, /metrics."""
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from PIL import Image
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from plusx import __version__
+from plusx.data import decode
+from plusx.engines import Array, Engine
+from plusx.errors import DataError
+from plusx.pictures import Picture, decode_picture
+from plusx.serve.batching import Batcher, FullError, LateError, Limits, batch_difference
+from plusx.serve.metrics import Metrics
+from plusx.serve.protocol import HEADER, RefusedError, answer, metadata, parse
+from plusx.triton import repository_name
+
+PAGE = Path(__file__).with_name("page.html")
+DECODERS = 2
+"""Images that are decoded at once: what bounds the memory of large ones."""
+
+_OPEN = ("/", "/v2/health/live", "/v2/health/ready")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a server allows; see `plusx.serve.serve`."""
+
+    max_batch: int = 16
+    max_delay_ms: float = 2.0
+    queue: int = 64
+    deadline_ms: float = 10_000
+    max_request_mib: float = 32
+    max_megapixels: float = 50
+    body_seconds: float = 30
+    token: str | None = None
+
+
+class Server:
+    """An engine, its batcher and its counters, and what the paths do with them."""
+
+    def __init__(self, engine: Engine, options: Options) -> None:
+        self.engine, self.options, self.metrics = engine, options, Metrics()
+        self.name = repository_name(engine.card)
+        self.difference = batch_difference(engine, options.max_batch)
+        limits = Limits(options.max_batch, options.max_delay_ms / 1000, options.queue)
+        self.batcher = Batcher(engine, limits, self.metrics.ran)
+        self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="plusx-decode")
+        self.decoding = 0
+        self.ready = True
+
+    def stop(self) -> None:
+        """Answer what waits, and end."""
+        self.ready = False
+        self.decoders.shutdown()
+        self.batcher.stop()
+
+    async def infer(self, request: Request) -> Response:
+        """POST /v2/models/NAME/infer."""
+        body = await self.body(request)
+        options, card = self.options, self.engine.card
+        pixels = options.max_megapixels * 1e6
+        asked = parse(body, request.headers.get(HEADER), card, options.max_batch, pixels)
+        content, headers = answer(await self.run(asked.inputs), asked, self.name)
+        return Response(content, headers=headers)
+
+    async def predict(self, request: Request) -> Response:
+        """POST /predict."""
+        top = request.query_params.get("top", "5")
+        if not top.isdecimal() or not 1 <= int(top[:9]) <= 1_000_000:
+            raise RefusedError(400, f"top: {top[:20]!r} is not a whole number of at least 1")
+        content = await self.image(request)
+        if self.decoding >= self.options.queue:
+            raise RefusedError(503, "too many images wait to be decoded", 1)
+        self.decoding += 1
+        try:
+            pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, self.decode, content)
+        finally:
+            self.decoding -= 1
+        logits = (await self.run(pixels))[0].astype(np.float64)
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        best = np.argsort(-shares, kind="stable")[: int(top)]
+        labels = self.engine.card.labels
+        ranked = [{"class": labels[k], "probability_percent": 100 * float(shares[k])} for k in best]
+        return JSONResponse({"model": self.name, **ranked[0], "top": ranked})
+
+    def decode(self, content: bytes) -> Array:
+        """An image's bytes → the engine's input, one row. Raises RefusedError."""
+        try:
+            with decode.quiet(), Image.open(BytesIO(content)) as image:  # the header alone
+                width, height = image.size
+        except Exception:  # Pillow raises what its formats raise
+            raise RefusedError(400, "no image that can be read") from None
+        if width * height > self.options.max_megapixels * 1e6:
+            words = f"{width} by {height} pixels; at most {self.options.max_megapixels:g} megapixels are taken"
+            raise RefusedError(413, words)
+        card = self.engine.card
+        try:
+            pixels = decode_picture(Picture("the image", content), card.input_size, card.channels)
+        except DataError as problem:
+            raise RefusedError(400, str(problem)) from None
+        return self.engine.prepare(pixels.numpy())
+
+    async def run(self, inputs: Array) -> Array:
+        """The logits, within the deadline. Raises RefusedError."""
+        seconds = self.options.deadline_ms / 1000
+        try:
+            future = self.batcher.submit(inputs, time.monotonic() + seconds)
+        except FullError:
+            raise RefusedError(503, "the queue is full", 1) from None
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+        except (LateError, TimeoutError):
+            raise RefusedError(504, f"no answer within {self.options.deadline_ms:g} ms", 1) from None
+
+    async def body(self, request: Request) -> bytes:
+        """All of a request's body, within the limits of size and time. Raises RefusedError."""
+        limit = int(self.options.max_request_mib * 2**20)
+        said = request.headers.get("content-length", "0")
+        if said.isdecimal() and int(said[:20]) > limit:
+            raise RefusedError(413, f"{said[:20]} bytes; at most {limit} are taken")
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.options.body_seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limit:
+                        raise RefusedError(413, f"more than {limit} bytes")
+                    parts.append(part)
+        except TimeoutError:
+            raise RefusedError(408, f"the body did not come within {self.options.body_seconds:g} s") from None
+        return b"".join(parts)
+
+    async def image(self, request: Request) -> bytes:
+        """The image's bytes: the body, or the first file of a form. Raises RefusedError."""
+        body = await self.body(request)
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            if not body:
+                raise RefusedError(400, "no image: send its bytes, or a form with a file")
+            return body
+
+        async def stream() -> AsyncGenerator[bytes, None]:
+            yield body
+
+        try:
+            form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=8).parse()
+        except (MultiPartException, KeyError, ValueError, AssertionError, UnicodeError) as problem:
+            raise RefusedError(400, f"not a form: {' '.join(str(problem).split())[:120]}") from None
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        try:
+            if not files:
+                raise RefusedError(400, "the form has no file")
+            return await files[0].read()
+        finally:
+            await form.close()
+
+    def allows(self, request: Request) -> bool:
+        """Whether a request may be answered: no token is asked for, it is open to all, or the token is right."""
+        if self.options.token is None or request.url.path in _OPEN:
+            return True
+        given = request.headers.get("authorization", "").encode()
+        return hmac.compare_digest(given, f"Bearer {self.options.token}".encode())
+
+
+def create_app(engine: Engine, options: Options) -> FastAPI:
+    """The application; its engine's thread ends with it."""
+    server = Server(engine, options)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(server.stop)
+
+    app = FastAPI(title="plusx", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.server = server
+    app.middleware("http")(_around(server))
+    app.add_exception_handler(HTTPException, _plain_error)
+    _add_protocol(app, server)
+    page = _page(server)
+
+    @app.get("/")
+    async def _root() -> HTMLResponse:
+        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; "
+        return HTMLResponse(page, headers={"content-security-policy": f"{policy}connect-src 'self'"})
+
+    @app.post("/predict")
+    async def _predict(request: Request) -> Response:
+        return await server.predict(request)
+
+    @app.get("/metrics")
+    async def _metrics() -> Response:
+        server.metrics.queue.set(server.batcher.waiting)
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app
+
+
+def _add_protocol(app: FastAPI, server: Server) -> None:
+    @app.get("/v2")
+    async def _about() -> dict[str, Any]:
+        return {"name": "plusx", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+    @app.get("/v2/health/live")
+    async def _live() -> Response:
+        return Response(status_code=200)
+
+    @app.get("/v2/health/ready")
+    async def _ready() -> Response:
+        return Response(status_code=200 if server.ready else 503)
+
+    for prefix in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+
+        @app.get(prefix)
+        async def _model(name: str, version: str = "1") -> dict[str, Any]:
+            _check_name(server, name, version)
+            card, difference = server.engine.card, server.difference
+            return metadata(card, server.name, f"plusx_{server.engine.name}", difference)
+
+        @app.get(f"{prefix}/ready")
+        async def _model_ready(name: str, version: str = "1") -> Response:
+            _check_name(server, name, version)
+            return Response(status_code=200 if server.ready else 503)
+
+        @app.post(f"{prefix}/infer")
+        async def _infer(request: Request, name: str, version: str = "1") -> Response:
+            _check_name(server, name, version)
+            return await server.infer(request)
+
+
+def _check_name(server: Server, name: str, version: str) -> None:
+    if name != server.name or version != "1":
+        raise RefusedError(404, f"no model {name[:60]!r} of version {version[:20]!r}; there is {server.name!r}, 1")
+
+
+def _around(server: Server) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    """Each request: allowed, timed, counted, and whatever is wrong with it told in one line of JSON."""
+
+    async def around(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        start = time.perf_counter()
+        try:
+            if not server.allows(request):
+                raise RefusedError(401, "a bearer token is needed")
+            response = await call(request)
+        except RefusedError as problem:
+            response = _refusal(problem)
+        except Exception as problem:  # the engine's own, or a client that went away
+            response = _refusal(RefusedError(500, f"the engine failed: {type(problem).__name__}"))
+        route = request.scope.get("route")
+        path = getattr(route, "path", "other")
+        with suppress(ValueError):
+            server.metrics.answered(path, response.status_code, time.perf_counter() - start)
+        return response
+
+    return around
+
+
+def _refusal(problem: RefusedError) -> Response:
+    headers = {} if problem.retry_after is None else {"retry-after": str(problem.retry_after)}
+    if problem.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if problem.status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not read
+    return JSONResponse({"error": problem.message}, problem.status, headers=headers)
+
+
+async def _plain_error(_: Request, problem: Exception) -> Response:
+    assert isinstance(problem, HTTPException)
+    return JSONResponse({"error": str(problem.detail)}, problem.status_code, headers=problem.headers)
+
+
+def _page(server: Server) -> str:
+    card = server.engine.card
+    about = {"model": server.name, "classes": len(card.labels), "token": server.options.token is not None}
+    about |= {"engine": f"{server.engine.name} {card.precision}", "size": card.input_size}
+    told = json.dumps(about).replace("<", "\\u003c")
+    return PAGE.read_text(encoding="utf-8").replace("__ABOUT__", told)
