@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from plusx import __version__
-from plusx.design import Design
+from plusx.design import Channels, Design
 from plusx.errors import InputError, PlusxError, WeightsError, WorkError
 from plusx.files import written_whole
 from plusx.network import Network, build
@@ -76,7 +76,7 @@ class _Card(Value):
     error: ClassVar[type[InputError]] = WeightsError
     format: Literal[1]
     design: Design
-    in_channels: PositiveInt
+    in_channels: Channels
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     input_size: Annotated[int, Field(gt=0, le=LARGEST_SIDE)] | None = None
     mean: Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(strict=False)] = ()
@@ -253,10 +253,14 @@ def _check_tensors_of(weights: Weights, where: str) -> None:
     _check_tensors(_skeleton(weights.design, len(weights.tensors), where).state_dict(), weights.tensors, where)
 
 
+_LEAST = {"building": 12, "bottleneck": 18}
+"""Tensors of a block: of each convolution one, and five of the norm beside it."""
+
+
 def _skeleton(design: Design, tensors: int, where: str) -> Network:
     """The network without memory. A Design from a hostile file must not cost more than the file holds."""
     blocks = sum(stage.depth for stage in design.stages)
-    if blocks > tensors:
+    if tensors < sum(stage.depth * _LEAST[stage.block.kind] for stage in design.stages):
         raise WeightsError(f"{where}: {tensors} tensors cannot be those of a Design of {blocks} blocks")
     try:
         return build(design, device="meta")

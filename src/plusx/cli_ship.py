@@ -113,6 +113,7 @@ def push(
     *,
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
     private: Annotated[bool, Parameter(negative=())] = False,
+    license: str | None = None,
     json: Json = False,
 ) -> None:
     """Publish a trained network on the Hugging Face hub, with a card that says what it is, costs and gets right.
@@ -125,10 +126,12 @@ def push(
         Write the folder there, and publish nothing.
     private
         Only its owner sees it.
+    license
+        What the hub calls it, such as mit; the card names none by default.
     """
     from plusx import push as the_push
 
-    show_report(the_push(run, to, output=output, private=private), json)
+    show_report(the_push(run, to, output=output, private=private, license=license), json)
 
 
 def serve(

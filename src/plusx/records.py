@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from plusx.checkpoint import WEIGHTS_FILE
 from plusx.curves import curves_svg, run_panels
 from plusx.design import Design
-from plusx.errors import WorkError
+from plusx.errors import WeightsError, WorkError
 from plusx.learner import Outcome
 from plusx.metrics import Tally
 from plusx.plan import Plan
@@ -174,6 +174,14 @@ def next_epoch(at: Position, epoch: Epoch) -> Position:
         history=(*at.history, asdict(epoch)),
         best_step=at.step if epoch.held_out_accuracy_percent > best else at.best_step,
     )
+
+
+def past_epochs(at: Position) -> list[Epoch]:
+    """The records of the passes that are over. Raises WeightsError where a checkpoint's are none."""
+    try:
+        return [Epoch(**record) for record in at.history]
+    except TypeError:
+        raise WeightsError("resuming: the checkpoint's history is no run's") from None
 
 
 def close_epoch(at: Position, result: Tally, clock: Clock) -> Epoch:

@@ -49,7 +49,7 @@ def read_about(run: Path) -> dict[str, Any]:
     try:
         with (run / METRICS_FILE).open(encoding="utf-8") as file:
             return dict(json.loads(file.readline())["run"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -73,7 +73,7 @@ def seconds(epochs: Iterable[Mapping[str, Any]]) -> float:
 def _record(line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

@@ -19,11 +19,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from plusx.checkpoint import replacing
+from plusx.checkpoint import is_printable, replacing
 from plusx.errors import WeightsError
 from plusx.run_folder import CHECKPOINTS_FOLDER
 
@@ -79,8 +80,11 @@ def capture(position: Position, model: nn.Module, optimizer: torch.optim.Optimiz
 def restore(state: State, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None) -> None:
     """Put everything back in place. Raises WeightsError where the state is another network's."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+    parameters = dict(model.named_parameters())
     for name, tensor in state.tensors.items():
         kind, _, rest = name.partition(".")
+        if kind not in parts or (kind == "optimizer" and rest.rpartition(".")[0] not in parameters):
+            raise WeightsError(f"resuming: the checkpoint is another network's: it has {_shown(name)}")
         parts[kind][rest] = tensor
     try:
         model.load_state_dict(parts["model"], strict=True)
@@ -88,7 +92,6 @@ def restore(state: State, model: nn.Module, optimizer: torch.optim.Optimizer, em
             ema.load_state_dict(parts["ema"], strict=True)
     except RuntimeError as problem:
         raise WeightsError(f"resuming: the checkpoint is another network's: {' '.join(str(problem).split())}") from None
-    parameters = dict(model.named_parameters())
     for name, tensor in parts["optimizer"].items():
         parameter, _, slot = name.rpartition(".")
         like = parameters[parameter]
@@ -190,13 +193,23 @@ def read_state(path: Path) -> State:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        sums, position = json.loads(metadata[_CRC]), json.loads(metadata[_KEY])
-        known = Position(**{**position, "history": tuple(position["history"])})
+        sums, known = dict(json.loads(metadata[_CRC])), _POSITION.validate_python(json.loads(metadata[_KEY]))
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as problem:
-        raise WeightsError(f"reading {path}: not a whole checkpoint: {' '.join(str(problem).split())}") from None
+        raise WeightsError(f"reading {path}: not a whole checkpoint: {_shown(str(problem))}") from None
+    if min(known.step, known.epoch, known.in_epoch, known.bad_steps, known.updates) < 0 or known.step >= 2**63:
+        raise WeightsError(f"reading {path}: not a whole checkpoint: it stands at no step of a run")
     if odd := [name for name, tensor in tensors.items() if sums.get(name) != _crc(tensor)]:
-        raise WeightsError(f"reading {path}: tensor {odd[0]} is not as it was written")
+        raise WeightsError(f"reading {path}: tensor {_shown(odd[0])} is not as it was written")
     return State(known, tensors)
+
+
+_POSITION = TypeAdapter(Position)
+
+
+def _shown(words: str) -> str:
+    """A file's own words in one short line."""
+    line = " ".join(words.split())
+    return (line if is_printable(line) else repr(line)[1:-1])[:200]
 
 
 def _crc(tensor: Tensor) -> int:

@@ -41,7 +41,18 @@ from plusx.network import Network, build
 from plusx.plan import Plan, describe, make_plan, origin, usual_recipe
 from plusx.ranks import Ranks, ranks
 from plusx.recipe import Progress, Recipe
-from plusx.records import Clock, Epoch, Run, after, close_epoch, draw_curves, epoch_text, next_epoch, step_text
+from plusx.records import (
+    Clock,
+    Epoch,
+    Run,
+    after,
+    close_epoch,
+    draw_curves,
+    epoch_text,
+    next_epoch,
+    past_epochs,
+    step_text,
+)
 from plusx.report import write_report
 from plusx.resume import newest_state, old_plan, refuse_beside_resume, resumed_folder
 from plusx.state import Checkpoints, Position
@@ -169,7 +180,7 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
         saved = newest_state(resumed, here, display) if resumed is not None else None
         if saved is not None:
             learner.restore(saved)
-            history = [Epoch(**record) for record in saved.position.history]
+            history = past_epochs(saved.position)
         position = saved.position if saved is not None else Position()
         checkpoints = stack.enter_context(Checkpoints(folder)) if here.first else None
         if here.first:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from plusx.errors import InputError, did_you_mean
 
-_LONG_KEY = re.compile(r"""(?<![\w'"-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
+_LONG_KEY = re.compile(r"""(?<![\w'"\\-])(?:(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 """A key of more parts than any value is deep: tomllib takes the square of their number in time."""
 
 

@@ -4,6 +4,7 @@
     files      reading, without running anyone's code             limits     what each dialect can express
     configs    what stands beside the tensors in a folder         writing    files in a dialect
     opening    all of that for one file                           adapt      other classes, other channels
+    remote     a file of the Hugging Face hub
 
 A plusx file carries its Design, and `load` takes it as any other.
 """
@@ -59,8 +60,9 @@ class Loaded:
 def identify(path: str | Path, *, ema: bool = True, **hints: Unpack[Hints]) -> Identification:
     """What network a weights file holds, and what its tensors cannot tell.
 
-    `path`: a `.safetensors`, a `.pth` (.pt, .bin, .ckpt, .tar; opened with `weights_only=True`), a run folder, or a
-    folder of transformers or timm. `ema`: where a file has weights averaged over training, take those. `hints` say what
+    `path`: a `.safetensors`, a `.pth` (.pt, .bin, .ckpt, .tar; opened with `weights_only=True`), a run folder, a
+    folder of transformers or timm, or "hf://owner/name" (and "@revision") on the Hugging Face hub, of which only
+    `model.safetensors` is read. `ema`: where a file has weights averaged over training, take those. `hints` say what
     tensors cannot; see `Hints`. Raises WeightsError.
     """
     return open_weights(path, ema=ema, design=None, hints=hints).identification

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from plusx.checkpoint import is_printable
 from plusx.dialects.configs import Facts, read_facts
 from plusx.dialects.names import some
 from plusx.errors import WeightsError
@@ -158,7 +159,8 @@ def _globals(path: Path) -> list[str]:
 
 def _one_line(problem: BaseException) -> str:
     text = (isinstance(problem, OSError) and problem.strerror) or str(problem)
-    return " ".join(text.split())[:160] or type(problem).__name__
+    line = " ".join(text.split())
+    return (line if is_printable(line) else repr(line)[1:-1])[:160] or type(problem).__name__
 
 
 def _unwrapped(content: Mapping[Any, Any], ema: bool, where: str) -> tuple[Mapping[Any, Any], list[str], list[str]]:

@@ -16,6 +16,7 @@ from plusx.dialects.files import Checkpoint, file_in, read
 from plusx.dialects.infer import Choice, Hints, Shapes, infer
 from plusx.dialects.limits import dialect_of
 from plusx.dialects.names import recognise, some
+from plusx.dialects.remote import fetched
 from plusx.dialects.reports import Identification
 from plusx.dialects.reports import Tensor as Kept
 from plusx.errors import WeightsError, did_you_mean
@@ -32,13 +33,13 @@ class Opened:
 
 
 def open_weights(path: str | Path, *, ema: bool, design: Design | str | None, hints: Hints) -> Opened:
-    """Open a weights file, run folder, or folder of transformers or timm.
+    """Open a weights file, run folder, or folder of transformers or timm; of an hf://owner/name its weights file.
 
     A Design insists that the file holds just that network; a published name leaves classes and input channels to the
     file. Raises WeightsError.
     """
-    path = Path(path)
     _known(hints, f"reading {path}")
+    path = fetched(path)
     if file_in(path).suffix == ".safetensors" and is_plusx_file(path):
         return _own(path, design, hints)
     checkpoint, where = read(path, ema=ema), f"reading {path}"
