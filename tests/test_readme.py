@@ -34,6 +34,7 @@ def test_both_languages_show_the_same_commands() -> None:
     [
         ("README.md", {"run", "long", "resnet50.svg", "bottleneck.svg", "mine.svg", "resnet50.safetensors"}),
         ("docs/scale.md", {"run2"}),
+        ("docs/ship.md", {"models", "published"}),
     ],
 )
 def test_the_tour_runs_as_it_stands(name: str, made: set[str], tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ PAGE = Path(__file__).with_name("page.html")
 DECODERS = 2
 """Images that are decoded at once: what bounds the memory of large ones."""
 
+LINGER_SECONDS = 1
+"""How long a body that is too large is still read."""
+
 _OPEN = ("/", "/v2/health/live", "/v2/health/ready")
 
 
@@ -76,7 +79,7 @@ class Server:
         options, card = self.options, self.engine.card
         pixels = options.max_megapixels * 1e6
         asked = parse(body, request.headers.get(HEADER), card, options.max_batch, pixels)
-        content, headers = answer(await self.run(asked.inputs), asked, self.name)
+        content, headers = answer(await self.run(asked.inputs, request), asked, self.name)
         return Response(content, headers=headers)
 
     async def predict(self, request: Request) -> Response:
@@ -92,7 +95,7 @@ class Server:
             pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, self.decode, content)
         finally:
             self.decoding -= 1
-        logits = (await self.run(pixels))[0].astype(np.float64)
+        logits = (await self.run(pixels, request))[0].astype(np.float64)
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         best = np.argsort(-shares, kind="stable")[: int(top)]
@@ -105,6 +108,8 @@ class Server:
         try:
             with decode.quiet(), Image.open(BytesIO(content)) as image:  # the header alone
                 width, height = image.size
+        except Image.DecompressionBombError:
+            raise RefusedError(413, "the image is too large by far") from None
         except Exception:  # Pillow raises what its formats raise
             raise RefusedError(400, "no image that can be read") from None
         if width * height > self.options.max_megapixels * 1e6:
@@ -117,15 +122,15 @@ class Server:
             raise RefusedError(400, str(problem)) from None
         return self.engine.prepare(pixels.numpy())
 
-    async def run(self, inputs: Array) -> Array:
-        """The logits, within the deadline. Raises RefusedError."""
-        seconds = self.options.deadline_ms / 1000
+    async def run(self, inputs: Array, request: Request) -> Array:
+        """The logits, within the deadline, which counts from when the request came. Raises RefusedError."""
+        deadline = request.state.since + self.options.deadline_ms / 1000
         try:
-            future = self.batcher.submit(inputs, time.monotonic() + seconds)
+            future = self.batcher.submit(inputs, deadline)
         except FullError:
             raise RefusedError(503, "the queue is full", 1) from None
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+            return await asyncio.wait_for(asyncio.wrap_future(future), deadline - time.monotonic())
         except (LateError, TimeoutError):
             raise RefusedError(504, f"no answer within {self.options.deadline_ms:g} ms", 1) from None
 
@@ -133,18 +138,27 @@ class Server:
         """All of a request's body, within the limits of size and time. Raises RefusedError."""
         limit = int(self.options.max_request_mib * 2**20)
         said = request.headers.get("content-length", "0")
-        if said.isdecimal() and int(said[:20]) > limit:
-            raise RefusedError(413, f"{said[:20]} bytes; at most {limit} are taken")
-        parts, size = [], 0
+        parts, size, over = [], 0, said.isdecimal() and int(said[:20]) > limit
+        full = self.batcher.waiting >= self.options.queue  # refused before its body costs memory
         try:
-            async with asyncio.timeout(self.options.body_seconds):
+            async with asyncio.timeout(self.options.body_seconds) as patience:
                 async for part in request.stream():
                     size += len(part)
-                    if size > limit:
-                        raise RefusedError(413, f"more than {limit} bytes")
-                    parts.append(part)
+                    if size > limit and not over:
+                        over = True
+                        patience.reschedule(asyncio.get_running_loop().time() + LINGER_SECONDS)
+                    if size > 4 * limit:  # somewhat more is read, and dropped, so that the client sees the answer
+                        break
+                    if not over and not full:
+                        parts.append(part)
         except TimeoutError:
-            raise RefusedError(408, f"the body did not come within {self.options.body_seconds:g} s") from None
+            if not over:
+                words = f"the body did not come within {self.options.body_seconds:g} s"
+                raise RefusedError(408, words) from None
+        if over:
+            raise RefusedError(413, f"a body of more than {limit} bytes")
+        if full:
+            raise RefusedError(503, "the queue is full", 1)
         return b"".join(parts)
 
     async def image(self, request: Request) -> bytes:
@@ -214,7 +228,12 @@ def create_app(engine: Engine, options: Options) -> FastAPI:
 def _add_protocol(app: FastAPI, server: Server) -> None:
     @app.get("/v2")
     async def _about() -> dict[str, Any]:
-        return {"name": "plusx", "version": __version__, "extensions": ["binary_tensor_data"]}
+        return {
+            "name": "plusx",
+            "version": __version__,
+            "extensions": ["binary_tensor_data"],
+            "models": [server.name],
+        }
 
     @app.get("/v2/health/live")
     async def _live() -> Response:
@@ -252,7 +271,7 @@ def _around(server: Server) -> Callable[[Request, Callable[[Request], Awaitable[
     """Each request: allowed, timed, counted, and whatever is wrong with it told in one line of JSON."""
 
     async def around(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        start = time.perf_counter()
+        start = request.state.since = time.monotonic()
         try:
             if not server.allows(request):
                 raise RefusedError(401, "a bearer token is needed")
@@ -264,7 +283,7 @@ def _around(server: Server) -> Callable[[Request, Callable[[Request], Awaitable[
         route = request.scope.get("route")
         path = getattr(route, "path", "other")
         with suppress(ValueError):
-            server.metrics.answered(path, response.status_code, time.perf_counter() - start)
+            server.metrics.answered(path, response.status_code, time.monotonic() - start)
         return response
 
     return around

@@ -144,7 +144,7 @@ def _raw(tensors: bytes, size: Any, kind: str, shape: list[int]) -> Array:
     needed = math.prod(shape) * np.dtype(_TYPES[kind]).itemsize
     if size != needed or len(tensors) != needed:
         raise RefusedError(400, f"inputs[0]: {needed} bytes are needed, {str(size)[:20]} said, {len(tensors)} there")
-    return np.frombuffer(tensors, np.dtype(_TYPES[kind]).newbyteorder("<")).astype(_TYPES[kind])
+    return np.frombuffer(tensors, np.dtype(_TYPES[kind]).newbyteorder("<"))
 
 
 def _flat(data: Any, kind: str, shape: list[int]) -> Array:
