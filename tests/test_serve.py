@@ -567,14 +567,14 @@ engines.Engine.run = run
 
 def overload(source: Path, seconds: float) -> None:
     """Clients ten times as many as the queue has room for."""
-    options = ("--max-batch", "4", "--queue", "4", "--deadline-ms", "1000", "--engine", "openvino")
+    options = ("--max-batch", "4", "--queue", "4", "--deadline-ms", "2000", "--engine", "openvino")
     with serving(source, *options, code=SLOW_ENGINE) as served:
         load(served, 8, 0.5)
         before = served.memory_mib()
         times, refused = load(served, 80, seconds)
         assert refused > len(times)
         assert len(times) >= 10 * seconds  # it goes on answering: at most 80 a second
-        assert np.percentile(times, 99) < 1.0
+        assert np.percentile(times, 99) < 2.0  # the deadline
         assert served.memory_mib() - before < 60
         print(f"{len(times)} answered, p99 {np.percentile(times, 99):.3f} s, {refused} refused")
         ok(served)
