@@ -269,7 +269,9 @@ def _open_exported(path: Path, threads: int) -> Engine:
 
 def _open_aoti(path: Path, threads: int) -> Engine:
     try:
-        package = torch._inductor.aoti_load_package(str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            package = torch._inductor.aoti_load_package(str(path))
         card = package.get_metadata().get(KEY)
     except Exception as problem:
         raise WeightsError(f"reading {path}: {_line(problem)}") from None

@@ -7,6 +7,7 @@ Nothing is left behind of an export that does not give what the network gives.
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -241,7 +242,9 @@ def _write_aoti(net: nn.Module, card: Card, file: Path) -> None:
     if shutil.which("g++") is None:
         raise InputError("aoti: AOTInductor needs a C++ compiler (g++)")
     settings = {"aot_inductor.metadata": metadata(card), "freezing": True}
-    torch._inductor.aoti_compile_and_package(program(net, card), package_path=str(file), inductor_configs=settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own past
+        torch._inductor.aoti_compile_and_package(program(net, card), package_path=str(file), inductor_configs=settings)
 
 
 def _check_packages(kind: Format, *, int8: bool) -> None:
