@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from plusx.bench import Benched, Peak, Timing, bench, matrix_peak
-from plusx.errors import InputError, WorkError
+from plusx.errors import InputError
 from plusx.export import export
 from plusx.families import cifar
 from plusx.records import Run
@@ -68,6 +68,8 @@ def test_wrong_options_are_one_line(digits_run: Run) -> None:
         ({"batch": ()}, "whole numbers"),
         ({"batch": (0,)}, "whole numbers"),
         ({"threads": 0}, "at least 1"),
+        ({"seconds": float("nan")}, "above 0"),
+        ({"input": -5}, "from 1 to 4096"),
     ):
         with pytest.raises(InputError, match=words):
             bench(digits_run.folder, **options)
@@ -77,7 +79,7 @@ def test_a_file_runs_on_its_own_engine_alone(digits_run: Run, tmp_path: Path) ->
     out = export(digits_run.folder, "torch-export", output=tmp_path / "net.pt2", batch=1).path
     found = bench(out, batch=(1,), threads=1, seconds=0.05)
     assert [row.engine for row in found.rows] == ["torch"]
-    with pytest.raises(WorkError, match="no engine ran"):
+    with pytest.raises(InputError, match="engine openvino does not run this; torch can"):
         bench(out, engine="openvino", batch=(1,), threads=1, seconds=0.05)
 
 

@@ -20,6 +20,7 @@ from plusx.errors import DataError, InputError, WeightsError, WorkError
 from plusx.export import export
 from plusx.inference import open_model
 from plusx.records import Run
+from plusx.triton import repository_name
 from tests.images import COLOURS, noisy
 
 module = import_module("plusx.export")
@@ -150,6 +151,36 @@ def test_blocks_go_back_to_floating_point_until_it_holds(
     assert "in floating point" in str(found)
 
 
+def quantisers(file: Path) -> int:
+    """How often the network goes from floating point to eight bits."""
+    if file.suffix == ".onnx":
+        import onnx
+
+        return sum(node.op_type == "QuantizeLinear" for node in onnx.load(file).graph.node)
+    from plusx.lowering import openvino
+
+    return sum(op.get_type_name() == "FakeQuantize" for op in openvino().Core().read_model(file).get_ops())
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_what_went_back_is_in_floating_point(
+    colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    _, run = colours
+    found: list[int] = []
+    for tries in range(5):
+        drops = [50.0] * tries + [100.0]
+        monkeypatch.setattr(quantising, "accuracy", lambda *_, drops=drops: drops.pop(0))
+        out = tmp_path / f"net{tries}{ENDINGS[to]}"
+        done = export(run.folder, to, output=out, int8=True).quantised
+        assert done is not None
+        assert len(done.kept_float) == tries
+        found.append(quantisers(out))
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[1] > found[-1]
+    assert 0 < found[-1] <= 6  # of the one block that is left
+
+
 def test_int8_that_loses_too_much_leaves_nothing(
     colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +239,10 @@ def test_triton_gets_a_repository_that_triton_reads(colours: tuple[Path, Run], t
     engine = open_engine(folder / "1" / "model.onnx")
     assert engine.card.batch is None
     assert str(folder / "1" / "model.onnx") in found.files
+    assert found.path == folder / "1" / "model.onnx"
+    (tmp_path / "models" / "mine").mkdir()
     export(run.folder, "triton", output=tmp_path / "models", preprocessing=True)  # again, in its place
+    assert sorted(each.name for each in (tmp_path / "models").iterdir()) == sorted([folder.name, "mine"])
     config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     assert list(config.input[0].dims) == [-1, -1, 3]
 
@@ -262,12 +296,20 @@ def test_nothing_of_the_users_is_written_over(digits_run: Run, tmp_path: Path) -
     mine.write_bytes(b"mine")
     with pytest.raises(InputError, match="no export of plusx"):
         export(digits_run.folder, "onnx", output=mine)
-    folder = tmp_path / "models"
-    (folder / "other").mkdir(parents=True)
+    (tmp_path / "net.bin").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"net.bin: that is there already"):
+        export(digits_run.folder, "openvino", output=tmp_path / "net.xml")
+    weights = write_weights(tmp_path / "some.safetensors", read_weights(digits_run.folder))
+    (tmp_path / "model.onnx").write_bytes(b"mine")
     with pytest.raises(InputError, match="no export of plusx"):
-        export(digits_run.folder, "triton", output=folder)
+        export(weights, "onnx", data="digits")
+    name = repository_name(open_engine(digits_run.folder, "torch").card)
+    (tmp_path / "models" / name).mkdir(parents=True)
+    with pytest.raises(InputError, match="no export of plusx"):
+        export(digits_run.folder, "triton", output=tmp_path / "models")
+    assert list((tmp_path / "models" / name).iterdir()) == []
+    assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "net.bin").read_bytes() == b"mine"
     assert mine.read_bytes() == b"mine"
-    assert [path.name for path in folder.iterdir()] == ["other"]
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2", ".aoti.pt2"])

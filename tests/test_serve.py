@@ -502,6 +502,20 @@ def test_a_full_queue_refuses_and_late_ones_do_not_run(card: Any) -> None:
     assert engine.batches == [1, 2]
 
 
+def test_a_late_one_beside_others_does_not_end_the_engine(card: Any) -> None:
+    batcher = Batcher(Slow(card, 0.2), Limits(4, 0.0, 64))
+    first = batcher.submit(row(1), time.monotonic() + 30)
+    time.sleep(0.05)
+    kept = batcher.submit(row(2), time.monotonic() + 30)
+    late = batcher.submit(row(3), time.monotonic() + 0.01)
+    assert first.result(5).tolist() == [[1]]
+    assert kept.result(5).tolist() == [[2]]
+    with pytest.raises(LateError):
+        late.result(5)
+    assert batcher.alive
+    batcher.stop()
+
+
 def test_a_lone_request_does_not_wait(card: Any) -> None:
     batcher = Batcher(Slow(card), Limits(8, 5.0, 64))
     start = time.monotonic()

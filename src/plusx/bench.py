@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -174,14 +175,18 @@ def bench(
     threads = torch.get_num_threads() if threads is None else threads
     if type(threads) is not int or threads < 1:
         raise InputError(f"threads {threads!r} is not a whole number of at least 1")
+    if not 0 < seconds <= 3600:
+        raise InputError(f"seconds {seconds!r} is not from above 0 to 3600")
+    if input is not None and (type(input) is not int or not 1 <= input <= 4096):
+        raise InputError(f"input {input!r} is not a whole number of pixels from 1 to 4096")
     rows: list[Timing] = []
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="plusx-bench-") as folder:
         card, files = _candidates(source, engine, Path(folder), input, failed)
         macs = cost(card.design, card.input_size).macs
         before = matrix_peak(threads)
-        for file, name, precision in files:
-            found = _measured(file, name, precision, batches, threads, seconds)
+        for (file, name, precision), size in product(files, batches):
+            found = _measured(file, name, precision, (size,), threads, seconds)
             if isinstance(found, str):
                 failed.append(f"{name} {precision}: {found}")
                 continue
@@ -250,6 +255,8 @@ def _candidates(
             "aoti": ("aoti",),
         }
         wanted = [name for name in names[kind] if engine in ("all", name) and installed(name)]
+        if not wanted:
+            raise InputError(f"{source}: engine {engine} does not run this; {' and '.join(names[kind])} can")
         return opened.card, [(Path(source), name, opened.card.precision) for name in wanted]
     weights = _weights(source, input)
     model = open_model(weights, "cpu")

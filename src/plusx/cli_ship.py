@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from plusx.cli_common import Json, TrainedRun, given_design, numbers, say, show_report
+from plusx.errors import InputError
 
 Source = Annotated[str, Parameter(name="RUN|FILE", show_default=False)]
 Threads = Annotated[int | None, Parameter(help="On the CPU; all that torch would take by default.")]
@@ -98,6 +99,8 @@ def bench(
     from plusx import bench as the_bench
     from plusx.artefact import detect_format
 
+    if plot is not None and (plot.suffix.lower() != ".svg" or not plot.parent.is_dir()):
+        raise InputError(f"plot {plot}: an .svg file in a folder that is there is needed")
     path = Path(source)
     weights = path.is_dir() or path.suffix == ".safetensors" or detect_format(source) is not None
     given = path if weights else given_design(source)

@@ -140,7 +140,15 @@ class OpenVinoEngine(Engine):
 
     name = "openvino"
 
-    def __init__(self, model: Any, threads: int, card: Card | None = None, precision: Precision | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        threads: int,
+        card: Card | None = None,
+        precision: Precision | None = None,
+        *,
+        cache: bool = False,
+    ) -> None:
         ov = openvino()
         core = ov.Core()
         try:
@@ -156,7 +164,7 @@ class OpenVinoEngine(Engine):
         hint = {"bfloat16": "bf16"}.get(card.precision, "f32")
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_NUM_THREADS"] = threads
-        if isinstance(model, str):  # what is compiled is kept, so that it opens sooner the next time
+        if cache and isinstance(model, str):
             settings["CACHE_DIR"] = str(cache_folder() / "openvino")
         self.own = threading.local()  # a request is not to be shared by threads
         self.compiled = core.compile_model(opened, "CPU", settings)
@@ -190,11 +198,13 @@ def open_engine(
     precision: Precision | None = None,
     threads: int | None = None,
     device: str | torch.device | None = None,
+    cache: bool = False,
 ) -> Engine:
     """An exported file, a run folder, a weights file, or Weights, ready to run.
 
     engine: "auto" takes the file's own runtime, and for a run OpenVINO, ONNX Runtime or torch, the first installed.
-    precision: of a run's arithmetic, float32 unless told. threads: on the CPU, all it has unless told.
+    precision: of a run's arithmetic, float32 unless told. threads: on the CPU, all it has unless told. cache: keep what
+    OpenVINO compiles of a file, so that it opens sooner the next time.
     Raises WeightsError for what cannot be read and InputError for an engine that is not installed or does not fit.
     """
     check_one_of("engine", engine, ("auto", *get_args(EngineName)))
@@ -203,10 +213,10 @@ def open_engine(
         raise InputError(f"threads {threads!r} is not a whole number of at least 1")
     if isinstance(source, Weights) or is_plusx_file(source) or detect_format(str(source)) is None:
         return _of_run(open_model(source, "cpu" if device is None else device), engine, precision, threads)
-    return _of_file(Path(source), engine, precision, threads)
+    return _of_file(Path(source), engine, precision, threads, cache)
 
 
-def _of_file(path: Path, engine: str, precision: Precision | None, threads: int) -> Engine:
+def _of_file(path: Path, engine: str, precision: Precision | None, threads: int, cache: bool) -> Engine:
     if not path.is_file():
         raise WeightsError(f"reading {path}: there is no such file")
     kind = detect_format(str(path))
@@ -223,7 +233,8 @@ def _of_file(path: Path, engine: str, precision: Precision | None, threads: int)
         if chosen == "onnxruntime":
             return OnnxEngine(str(path), threads)
         if chosen == "openvino":
-            return OpenVinoEngine(str(path), threads, _onnx_card(path) if kind == "onnx" else None, precision)
+            card = _onnx_card(path) if kind == "onnx" else None
+            return OpenVinoEngine(str(path), threads, card, precision, cache=cache)
         return _open_aoti(path, threads) if kind == "aoti" else _open_exported(path, threads)
     raise InputError(f"{path}: engine {engine} does not run this; {own[kind]} does")
 

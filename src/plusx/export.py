@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plusx.artefact import KEY, SUFFIXES, Card, Format
-from plusx.checkpoint import Weights
+from plusx.artefact import KEY, SUFFIXES, Card, Format, detect_format
+from plusx.checkpoint import Weights, is_plusx_file
 from plusx.engines import Array, Engine, open_engine
 from plusx.errors import InputError, PlusxError, WorkError, check_one_of
 from plusx.inference import Model, given_path, logits, open_model
@@ -29,7 +29,7 @@ from plusx.quantise import Quantised, quantise
 from plusx.reports import Report
 from plusx.samples import gather
 from plusx.surgery import fold, norms
-from plusx.triton import write_repository
+from plusx.triton import repository_name, write_repository
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -187,10 +187,15 @@ def export(
     quantised = None
     with _beside(path) as folder:
         file = folder / (path.name if to != "triton" else "model.onnx")
-        if int8:
-            quantised = quantise(model, folded, card, kind, samples, file, max_drop)
-        else:
-            write(folded, card, kind, file)
+        try:
+            if int8:
+                quantised = quantise(model, folded, card, kind, samples, file, max_drop)
+            else:
+                write(folded, card, kind, file)
+        except (PlusxError, OSError):
+            raise
+        except Exception as problem:  # each format's writer fails in its own way
+            raise WorkError(f"export to {to}: {' '.join(str(problem).split())[:200]}") from None
         difference = _difference(own, _answers(open_engine(file), samples.images))
         _refuse_far(path, folding, difference, int8=int8)
         if to == "triton":
@@ -250,7 +255,10 @@ def _write_aoti(net: nn.Module, card: Card, file: Path) -> None:
 def _check_packages(kind: Format, *, int8: bool) -> None:
     from importlib.util import find_spec
 
-    needed = (*_MODULES.get(kind, ()), *(("onnx", "onnxscript", "nncf") if int8 and kind == "openvino" else ()))
+    needed = (
+        *_MODULES.get(kind, ()),
+        *(("onnx", "onnxscript", "onnxruntime", "nncf") if int8 and kind == "openvino" else ()),
+    )
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise InputError(f"export to {kind}: {', '.join(missing)} not installed; pip install 'plusx[export]' brings it")
@@ -270,20 +278,29 @@ def _place(model: Model, to: str, output: str | Path | None, *, int8: bool) -> P
         if model.folder is None:
             raise InputError("export: say where to write (output)")
         folder = model.folder if model.folder.is_dir() else model.folder.parent
-        return folder / ("triton" if to == "triton" else f"model{'-int8' if int8 else ''}{suffix}")
-    path = given_path("output", output)
-    if not path.name.endswith(suffix):
+        path = folder / ("triton" if to == "triton" else f"model{'-int8' if int8 else ''}{suffix}")
+    else:
+        path = given_path("output", output)
+    if to != "triton" and detect_format(path.name) != to:
         raise InputError(f"output {path}: a file for {to} ends in {suffix}")
     if not path.parent.is_dir():
         raise InputError(f"output {path}: there is no folder {path.parent}")
-    if path.exists() and not _is_export(path, to):
-        raise InputError(f"output {path}: that is there already, and is no export of plusx")
+    placed = path / repository_name(card_of(model)) if to == "triton" else path
+    theirs = [placed] if placed.exists() and not _is_export(placed, to) else []
+    if to == "openvino" and not path.exists() and path.with_suffix(".bin").exists():
+        theirs.append(path.with_suffix(".bin"))
+    if to == "triton" and path.exists() and not path.is_dir():
+        theirs.append(path)
+    if theirs:
+        raise InputError(f"output {theirs[0]}: that is there already, and is no export of plusx")
     return path
 
 
 def _is_export(path: Path, to: str) -> bool:
     if to == "triton":
-        return path.is_dir() and any(path.glob(f"*/.{KEY}"))
+        return (path / f".{KEY}").is_file()
+    if is_plusx_file(path):
+        return False
     try:
         open_engine(path)
     except PlusxError:
@@ -309,11 +326,13 @@ def _beside(path: Path) -> Iterator[Path]:
 def _put(folder: Path, path: Path, *, whole: bool) -> list[Path]:
     """Move what was written to its place; the file to open comes last there, and first here."""
     if whole:
-        for old in [] if not path.exists() else [path]:
-            shutil.rmtree(old)
-        folder.chmod(0o755)
-        folder.rename(path)
-        return sorted(file for file in path.rglob("*") if file.is_file())
+        (model,) = (each for each in folder.iterdir() if each.is_dir())
+        place = path / model.name
+        path.mkdir(exist_ok=True)
+        if place.exists():
+            place.rename(folder / "old")
+        model.rename(place)
+        return sorted((file for file in place.rglob("*") if file.is_file()), key=lambda file: file.suffix != ".onnx")
     files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
     placed = [file.rename(path.with_name(file.name)) for file in files]
     return placed[::-1]

@@ -161,13 +161,12 @@ def described(model: Any, card: Card) -> Any:
 
 
 def scopes(model: Any) -> dict[str, str]:
-    """Of an onnx.ModelProto that `lower_onnx` made: each convolution's and linear layer's node name → module's name."""
+    """Of an onnx.ModelProto that `lower_onnx` made: each node's name → the name of the module that it is in."""
     found = {}
     for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul"):
-            held = {entry.key: entry.value for entry in node.metadata_props}
-            path = [part for part in ast.literal_eval(held.get("pkg.torch.onnx.name_scopes", "[]")) if part]
-            found[node.name] = max((part for part in path if "." in part), key=len, default="").removeprefix("net.")
+        held = {entry.key: entry.value for entry in node.metadata_props}
+        path = [part for part in ast.literal_eval(held.get("pkg.torch.onnx.name_scopes", "[]")) if part]
+        found[node.name] = max((part for part in path if "." in part), key=len, default="").removeprefix("net.")
     return found
 
 

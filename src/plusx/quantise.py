@@ -90,10 +90,10 @@ def quantise(
         if own - found <= max_drop:
             return Quantised(own, found, len(samples.loader), tuple(kept), tries, len(inputs))
         order = _ranked(proto, card, kind, inputs, groups, samples) if order is None else order
-        if len(kept) == len(order):
+        if len(kept) == len(order) - 1:  # nothing would be left in eight bits
             raise WorkError(
-                f"int8: {own - best:.2f} points of top-1 lost ({best:.2f} %, the network's {own:.2f} %) with every "
-                f"block tried in floating point; at most {max_drop:g} are allowed"
+                f"int8: {own - best:.2f} points of top-1 lost ({best:.2f} %, the network's {own:.2f} %) with all "
+                f"blocks but one in floating point; at most {max_drop:g} are allowed"
             )
         kept.append(order[len(kept)])
 
@@ -158,7 +158,9 @@ def _write_openvino(proto: Any, card: Card, inputs: Array, kept: Sequence[str], 
     parts = [inputs[k : k + batch] for k in range(0, len(inputs) - batch + 1, batch)] or [
         np.resize(inputs, (batch, *inputs.shape[1:]))
     ]
-    scope = nncf.IgnoredScope(names=list(kept), validate=False)
+    # its reader of ONNX calls a convolution with a bias NAME/WithoutBiases, and NAME the addition of the bias
+    names = [node.get_friendly_name() for node in model.get_ordered_ops()]
+    scope = nncf.IgnoredScope(names=[name for name in names if name.removesuffix("/WithoutBiases") in set(kept)])
     with redirect_stdout(StringIO()):  # its progress
         quantised = nncf.quantize(
             model,

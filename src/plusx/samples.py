@@ -49,7 +49,7 @@ def gather(model: Model, data: str | Path | None, calibrate: str | Path | None, 
 def _calibration(model: Model, given: str | Path | None, data: str | Path | None) -> Tensor:
     if given is None:
         own = run_folder.read_origin(model.folder) if model.folder is not None else None
-        spec = data if data is not None else own.data if own is not None else None
+        spec = own.data if own is not None else data
         if spec is None:
             raise DataError("int8: say on which images to calibrate; only a run folder remembers its own")
         dataset = open_data(spec)

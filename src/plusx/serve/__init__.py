@@ -65,7 +65,7 @@ def serve(
     _check(options)
     listening = _listen(host, port)
     try:
-        opened = open_engine(source, engine, precision=precision, threads=threads)
+        opened = open_engine(source, engine, precision=precision, threads=threads, cache=True)
         app = create_app(opened, options)
         where = f"http://{_address(listening)}"
         told = app.state.server

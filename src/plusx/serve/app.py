@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +28,15 @@ from plusx.errors import DataError
 from plusx.pictures import Picture, decode_picture
 from plusx.serve.batching import Batcher, FullError, LateError, Limits, batch_difference
 from plusx.serve.metrics import Metrics
-from plusx.serve.protocol import HEADER, RefusedError, answer, metadata, parse
+from plusx.serve.protocol import HEADER, RefusedError, answer, largest_body, metadata, parse
 from plusx.triton import repository_name
 
 PAGE = Path(__file__).with_name("page.html")
 DECODERS = 2
 """Images that are decoded at once: what bounds the memory of large ones."""
+
+HELD_BYTES = 256 << 20
+"""Of bodies that are being read or answered: with more, new ones are refused."""
 
 LINGER_SECONDS = 1
 """How long a body that is too large is still read."""
@@ -61,7 +65,9 @@ class Server:
         self.engine, self.options, self.metrics = engine, options, Metrics()
         self.name = repository_name(engine.card)
         self.difference = batch_difference(engine, options.max_batch)
-        limits = Limits(options.max_batch, options.max_delay_ms / 1000, options.queue)
+        self.held = 0  # bytes of bodies that are being read or answered
+        self.max_batch = engine.card.batch or options.max_batch  # a fixed batch gains nothing by more
+        limits = Limits(self.max_batch, options.max_delay_ms / 1000, options.queue)
         self.batcher = Batcher(engine, limits, self.metrics.ran)
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="plusx-decode")
         self.decoding = 0
@@ -75,10 +81,11 @@ class Server:
 
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
-        body = await self.body(request)
-        options, card = self.options, self.engine.card
-        pixels = options.max_megapixels * 1e6
-        asked = parse(body, request.headers.get(HEADER), card, options.max_batch, pixels)
+        card = self.engine.card
+        most = largest_body(card, self.max_batch)
+        body = await self.body(request, most)
+        pixels = self.options.max_megapixels * 1e6
+        asked = parse(body, request.headers.get(HEADER), card, self.max_batch, pixels)
         content, headers = answer(await self.run(asked.inputs, request), asked, self.name)
         return Response(content, headers=headers)
 
@@ -92,7 +99,10 @@ class Server:
             raise RefusedError(503, "too many images wait to be decoded", 1)
         self.decoding += 1
         try:
-            pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, self.decode, content)
+            decoding = asyncio.get_running_loop().run_in_executor(self.decoders, self.decode, content)
+            pixels = await asyncio.wait_for(decoding, self.left(request))
+        except TimeoutError:
+            raise RefusedError(504, f"no answer within {self.options.deadline_ms:g} ms", 1) from None
         finally:
             self.decoding -= 1
         logits = (await self.run(pixels, request))[0].astype(np.float64)
@@ -124,24 +134,31 @@ class Server:
 
     async def run(self, inputs: Array, request: Request) -> Array:
         """The logits, within the deadline, which counts from when the request came. Raises RefusedError."""
-        deadline = request.state.since + self.options.deadline_ms / 1000
         try:
-            future = self.batcher.submit(inputs, deadline)
+            future = self.batcher.submit(inputs, time.monotonic() + self.left(request))
         except FullError:
             raise RefusedError(503, "the queue is full", 1) from None
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), deadline - time.monotonic())
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.left(request))
         except (LateError, TimeoutError):
             raise RefusedError(504, f"no answer within {self.options.deadline_ms:g} ms", 1) from None
 
-    async def body(self, request: Request) -> bytes:
-        """All of a request's body, within the limits of size and time. Raises RefusedError."""
-        limit = int(self.options.max_request_mib * 2**20)
+    def left(self, request: Request) -> float:
+        """Seconds until a request's deadline."""
+        return float(request.state.since) + self.options.deadline_ms / 1000 - time.monotonic()
+
+    async def body(self, request: Request, most: float = math.inf) -> bytes:
+        """All of a request's body, within the limits of size and time. Raises RefusedError.
+
+        most: bytes that such a request can need.
+        """
+        limit = int(min(self.options.max_request_mib * 2**20, most))
         said = request.headers.get("content-length", "0")
         parts, size, over = [], 0, said.isdecimal() and int(said[:20]) > limit
-        full = self.batcher.waiting >= self.options.queue  # refused before its body costs memory
+        # refused before its body costs memory
+        full = self.batcher.waiting >= self.options.queue or self.held > HELD_BYTES
         try:
-            async with asyncio.timeout(self.options.body_seconds) as patience:
+            async with asyncio.timeout(LINGER_SECONDS if over else self.options.body_seconds) as patience:
                 async for part in request.stream():
                     size += len(part)
                     if size > limit and not over:
@@ -151,6 +168,8 @@ class Server:
                         break
                     if not over and not full:
                         parts.append(part)
+                        self.held += len(part)
+                        request.state.held += len(part)
         except TimeoutError:
             if not over:
                 words = f"the body did not come within {self.options.body_seconds:g} s"
@@ -237,11 +256,11 @@ def _add_protocol(app: FastAPI, server: Server) -> None:
 
     @app.get("/v2/health/live")
     async def _live() -> Response:
-        return Response(status_code=200)
+        return Response(status_code=200 if server.batcher.alive else 503)
 
     @app.get("/v2/health/ready")
     async def _ready() -> Response:
-        return Response(status_code=200 if server.ready else 503)
+        return Response(status_code=200 if server.ready and server.batcher.alive else 503)
 
     for prefix in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
 
@@ -254,7 +273,7 @@ def _add_protocol(app: FastAPI, server: Server) -> None:
         @app.get(f"{prefix}/ready")
         async def _model_ready(name: str, version: str = "1") -> Response:
             _check_name(server, name, version)
-            return Response(status_code=200 if server.ready else 503)
+            return Response(status_code=200 if server.ready and server.batcher.alive else 503)
 
         @app.post(f"{prefix}/infer")
         async def _infer(request: Request, name: str, version: str = "1") -> Response:
@@ -272,6 +291,7 @@ def _around(server: Server) -> Callable[[Request, Callable[[Request], Awaitable[
 
     async def around(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
         start = request.state.since = time.monotonic()
+        request.state.held = 0
         try:
             if not server.allows(request):
                 raise RefusedError(401, "a bearer token is needed")
@@ -280,6 +300,7 @@ def _around(server: Server) -> Callable[[Request, Callable[[Request], Awaitable[
             response = _refusal(problem)
         except Exception as problem:  # the engine's own, or a client that went away
             response = _refusal(RefusedError(500, f"the engine failed: {type(problem).__name__}"))
+        server.held -= request.state.held
         route = request.scope.get("route")
         path = getattr(route, "path", "other")
         with suppress(ValueError):

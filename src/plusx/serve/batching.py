@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ class Limits(NamedTuple):
     queue: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     inputs: Array
     deadline: float
@@ -79,14 +80,19 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that runs the engine is there."""
+        return self._thread.is_alive()
+
     def _work(self) -> None:
         while batch := self._gather():
             now = time.monotonic()
-            live = [job for job in batch if job.future.set_running_or_notify_cancel()]
-            for job in [job for job in live if job.deadline < now]:
-                job.future.set_exception(LateError())
-                live.remove(job)
-            if live:
+            wanted = [job for job in batch if job.future.set_running_or_notify_cancel()]
+            for job in wanted:
+                if job.deadline < now:
+                    job.future.set_exception(LateError())
+            if live := [job for job in wanted if job.deadline >= now]:
                 self._run(live)
 
     def _run(self, jobs: list[_Job]) -> None:
@@ -100,7 +106,8 @@ class Batcher:
             return
         for job, part in zip(jobs, parts, strict=True):
             job.future.set_result(part)
-        self._ran(sum(len(job.inputs) for job in jobs), time.monotonic() - start)
+        with suppress(Exception):  # who counts must not end the server
+            self._ran(sum(len(job.inputs) for job in jobs), time.monotonic() - start)
 
     def _gather(self) -> list[_Job]:
         """The next batch; none when it is time to end."""

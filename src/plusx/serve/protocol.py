@@ -65,6 +65,12 @@ def metadata(card: Card, name: str, platform: str, difference: float) -> dict[st
     }
 
 
+def largest_body(card: Card, max_batch: int) -> float:
+    """Bytes that a request can need: 40 for each number, as JSON, and some beside."""
+    shape = input_shape(card)
+    return math.inf if -1 in shape[1:] else max_batch * math.prod(shape[1:]) * 40 + (64 << 10)
+
+
 def parse(body: bytes, header_length: str | None, card: Card, max_batch: int, max_pixels: float) -> Asked:
     """A request's body. Raises RefusedError."""
     text, tensors = body, b""
