@@ -9,9 +9,9 @@ onnxruntime 1.32.0 (python benchmarks/inference.py --only resnet50 --batch 1 --t
     int8                  5.3 ms    OpenVINO   5.4 ms     1.00 (0.97 to 1.04)     0.14 s         1.57
 
 int8 takes 0.54 of bfloat16's time. Goals: ratios of at most 1.00, int8 at most 0.6 of bfloat16, a first answer within
-1 s, a file within 1.15 times the network. The second and third are met; the first is missed by 3 % at batch 1 (on a busy
-machine, batch 16: bfloat16 1.00 and 0.99, int8 0.99 and 1.00 for ResNet-18 and ResNet-50, float32 1.07 and 1.05, n = 7);
-the last is missed: reading takes about 3 ms, of which decoding is 0.5 to 0.75 and Pillow's resizing 0.8.
+1 s, a file within 1.15 times the network. The second and third are met; the first is missed by 3 % at batch 1 (at batch
+16, on a busy machine: bfloat16 1.00 and 0.99, int8 0.99 and 1.00 for ResNet-18 and ResNet-50, float32 1.07 and 1.05,
+n = 7); the last is missed: reading takes about 3 ms, of which decoding is 0.5 to 0.75 and Pillow's resizing 0.8.
 
     python benchmarks/inference.py [--only resnet18] [--batch 1] [--turns 7] [--seconds 0.6] [--json]
 

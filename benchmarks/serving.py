@@ -5,11 +5,11 @@ ResNet-50 at 224 (PYTHONPATH=. python benchmarks/serving.py --seconds 20 --overl
 
     one client     20.8 ms, the engine alone 18.1 ms: 2.6 ms more        (goal: at most 3)
     32 clients     50.7 images/s, the engine alone 55.5: 0.92            (goal: at least 0.85)
-    160 clients    for 31 s: 617 answered, 9,165 refused, memory +37 MiB; p99 2.7 s as the clients see it, with a deadline
-                   of 2 s that counts from when the server has the request's headers
+    160 clients    for 31 s: 617 answered, 9,165 refused, memory +37 MiB; p99 2.7 s as the clients see it, with a
+                   deadline of 2 s that counts from when the server has the request's headers
 
-The clients' process sends 600 kB with each request on the same two cores, which is what the last figure is made of; with
-requests of 3 kB (tests/test_serve.py, a minute, slow) p99 is 0.65 s at 1,950 answered and 45,267 refused.
+The clients' process sends 600 kB with each request on the same two cores, which is what the last figure is made of;
+with requests of 3 kB (tests/test_serve.py, a minute, slow) p99 is 0.65 s at 1,950 answered and 45,267 refused.
 
     PYTHONPATH=. python benchmarks/serving.py [--network resnet50] [--size 224] [--seconds 10] [--overload 60] [--json]
 
