@@ -8,9 +8,10 @@ Result, 24 November 2026, on 2 shared cores of an "AMD EPYC" with AVX512-bf16, P
     ResNet-18      16      568 ms    226 ms    2.51 (2.39 to 2.60)     0.83
     ResNet-50      16    1,552 ms    593 ms    2.62 (2.49 to 2.88)     0.71
 
-The machine is shared, and runs differ. The five gave 2.70, 2.47, 2.62, 2.68, 2.64 (ResNet-20), 2.58, 2.47, 2.58, 2.47,
-2.51 (ResNet-18) and 2.68, 2.57, 2.60, 2.78, 2.62 (ResNet-50). The goals, set on another machine, are 2.7, 2.6 and 2.6,
-and 0.75 of the peak: the third is met, the others are missed by 2 and 3 % in the median and were each reached or nearly
+The machine is shared, and runs differ. The five (the first two before small maps' tasks took more channels) gave 2.70,
+2.47, 2.62, 2.68, 2.64 (ResNet-20), 2.58, 2.47, 2.58, 2.47, 2.51 (ResNet-18) and 2.68, 2.57, 2.60, 2.78, 2.62
+(ResNet-50). The goals, set on another machine, are 2.7, 2.6 and 2.6, and 0.75 of the peak: the third is met, the others
+are missed by 2 and 3 % in the median and were each reached or nearly
 so in some run. ResNet-18 has little left: 0.78 to 0.83 of the peak of one large product of matrices.
 
 What paid, in ms a step, each beside the one before, timed apart with the same `our_step`: ResNet-20 from 78 to 68 once
