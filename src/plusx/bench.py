@@ -186,11 +186,11 @@ def bench(
         macs = cost(card.design, card.input_size).macs
         before = matrix_peak(threads)
         for (file, name, precision), size in product(files, batches):
-            found = _measured(file, name, precision, (size,), threads, seconds)
+            found = _measured(file, name, precision, size, threads, seconds)
             if isinstance(found, str):
                 failed.append(f"{name} {precision}: {found}")
-                continue
-            rows += [_timing(name, precision, macs, file, before, **each) for each in found]
+            else:
+                rows.append(_timing(name, precision, size, file, found))
         after = matrix_peak(threads)
     if not rows:
         raise WorkError(f"bench: no engine ran; {failed[0] if failed else 'none is installed'}")
@@ -318,17 +318,25 @@ def _weights(source: str | Path | Design | Weights, input: int | None) -> Weight
     return weights if input is None else replace(weights, input_size=input)
 
 
+class _Found(NamedTuple):
+    """Of one engine, precision and batch: seconds of each call, of opening it, and MiB that it took."""
+
+    times: list[float]
+    load_s: float
+    memory_mib: float
+
+
 def _measured(
-    file: Path, name: EngineName, precision: Precision, batches: Sequence[int], threads: int, seconds: float
-) -> list[dict[str, Any]] | str:
+    file: Path, name: EngineName, precision: Precision, batch: int, threads: int, seconds: float
+) -> "_Found | str":
     """What `_measure` found in a process of its own, or why it found nothing."""
     context = get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(there, file, name, precision, batches, threads, seconds))
+    process = context.Process(target=_measure, args=(there, file, name, precision, batch, threads, seconds))
     process.start()
     there.close()
     try:
-        found: list[dict[str, Any]] | str = here.recv()
+        found: _Found | str = here.recv()
     except EOFError:
         process.join()
         found = f"its process ended with code {process.exitcode}"
@@ -340,22 +348,19 @@ def _measured(
 
 
 def _measure(
-    told: Any, file: Path, name: EngineName, precision: Precision, batches: Sequence[int], threads: int, seconds: float
+    told: Any, file: Path, name: EngineName, precision: Precision, batch: int, threads: int, seconds: float
 ) -> None:
     try:
         torch.set_num_threads(threads)
         before = _memory()
-        rows = []
-        for batch in batches:
-            start = time.perf_counter()
-            engine = open_engine(file, name, precision=None if precision == "int8" else precision, threads=threads)
-            shape = (batch, engine.card.channels, engine.card.input_size, engine.card.input_size)
-            inputs = engine.prepare(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-            engine.run(inputs)
-            load_s = time.perf_counter() - start
-            times = _times(lambda engine=engine, inputs=inputs: engine.run(inputs), seconds)  # type: ignore[misc]
-            rows.append({"batch": batch, "times": times, "load_s": load_s, "memory": _memory() - before})
-        told.send(rows)
+        start = time.perf_counter()
+        engine = open_engine(file, name, precision=None if precision == "int8" else precision, threads=threads)
+        shape = (batch, engine.card.channels, engine.card.input_size, engine.card.input_size)
+        inputs = engine.prepare(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+        engine.run(inputs)
+        load_s = time.perf_counter() - start
+        times = _times(lambda: engine.run(inputs), seconds)
+        told.send(_Found(times, load_s, _memory() - before))
     except Exception as problem:
         told.send(" ".join(f"{type(problem).__name__}: {problem}".split())[:200])
     finally:
@@ -383,23 +388,23 @@ def _memory() -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
-def _timing(
-    engine: str,
-    precision: Precision,
-    macs: int,
-    file: Path,
-    peak: Peak,
-    *,
-    batch: int,
-    times: list[float],
-    load_s: float,
-    memory: float,
-) -> Timing:
-    p50, p90, p99 = (1000 * float(value) for value in np.percentile(times, (50, 90, 99)))
+def _timing(engine: str, precision: Precision, batch: int, file: Path, found: _Found) -> Timing:
+    p50, p90, p99 = (1000 * float(value) for value in np.percentile(found.times, (50, 90, 99)))
     files = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
-    disk = sum(os.path.getsize(each) for each in files) / 2**20
-    speed = 1000 * batch / p50
-    return Timing(engine, precision, batch, p50, p90, p99, len(times), speed, memory, load_s, disk, None)
+    return Timing(
+        engine=engine,
+        precision=precision,
+        batch=batch,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        calls=len(found.times),
+        images_per_s=1000 * batch / p50,
+        memory_mib=found.memory_mib,
+        load_s=found.load_s,
+        disk_mib=sum(os.path.getsize(each) for each in files) / 2**20,
+        share_of_peak=None,
+    )
 
 
 def _against(row: Timing, peak: Peak, macs: int) -> Timing:

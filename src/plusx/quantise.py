@@ -1,8 +1,8 @@
 """int8: weights and activations of convolutions and linear layers in eight bits, calibrated on real images.
 
 OpenVINO's models go through NNCF on its OpenVINO backend, ONNX's through onnxruntime's static quantisation. Where more
-accuracy is lost than allowed, blocks go back to floating point one at a time, those first whose quantising alone moves
-the logits most.
+accuracy is lost than allowed, blocks go back to floating point one at a time, those first whose return alone brings
+the logits nearest to the network's.
 """
 
 import tempfile
@@ -154,10 +154,7 @@ def _write_openvino(proto: Any, card: Card, inputs: Array, kept: Sequence[str], 
 
     nncf.set_log_level(logging.ERROR)
     model = ov.Core().read_model(proto.SerializeToString())
-    batch = card.batch or 1
-    parts = [inputs[k : k + batch] for k in range(0, len(inputs) - batch + 1, batch)] or [
-        np.resize(inputs, (batch, *inputs.shape[1:]))
-    ]
+    parts = list(_batches(inputs, card.batch or 1))
     # its reader of ONNX calls a convolution with a bias NAME/WithoutBiases, and NAME the addition of the bias
     names = [node.get_friendly_name() for node in model.get_ordered_ops()]
     scope = nncf.IgnoredScope(names=[name for name in names if name.removesuffix("/WithoutBiases") in set(kept)])
@@ -168,7 +165,6 @@ def _write_openvino(proto: Any, card: Card, inputs: Array, kept: Sequence[str], 
             subset_size=len(parts),
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=scope,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=False),
         )
     whole = described(with_preparation(quantised, card), card)
     ov.save_model(whole, file, compress_to_fp16=False)

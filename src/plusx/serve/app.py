@@ -300,7 +300,8 @@ def _around(server: Server) -> Callable[[Request, Callable[[Request], Awaitable[
             response = _refusal(problem)
         except Exception as problem:  # the engine's own, or a client that went away
             response = _refusal(RefusedError(500, f"the engine failed: {type(problem).__name__}"))
-        server.held -= request.state.held
+        finally:  # when it is cancelled too
+            server.held -= request.state.held
         route = request.scope.get("route")
         path = getattr(route, "path", "other")
         with suppress(ValueError):
