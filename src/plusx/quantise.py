@@ -5,9 +5,10 @@ accuracy is lost than allowed, blocks go back to floating point one at a time, t
 the logits nearest to the network's.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -147,8 +148,6 @@ def _write(proto: Any, card: Card, kind: Format, inputs: Array, kept: Sequence[s
 
 
 def _write_openvino(proto: Any, card: Card, inputs: Array, kept: Sequence[str], file: Path) -> None:
-    import logging
-
     ov = openvino()
     import nncf
 
@@ -171,8 +170,6 @@ def _write_openvino(proto: Any, card: Card, inputs: Array, kept: Sequence[str], 
 
 
 def _write_onnx(proto: Any, card: Card, inputs: Array, kept: Sequence[str], file: Path) -> None:
-    import logging
-
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -183,8 +180,7 @@ def _write_onnx(proto: Any, card: Card, inputs: Array, kept: Sequence[str], file
         def get_next(self) -> dict[str, Array] | None:
             return next(self.left, None)
 
-    logging.getLogger().setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         plain = Path(folder) / "plain.onnx"
         plain.write_bytes(proto.SerializeToString())
         quantize_static(
@@ -212,6 +208,18 @@ def _write_onnx(proto: Any, card: Card, inputs: Array, kept: Sequence[str], file
         for key, value in metadata(card).items():
             written.metadata_props.add(key=key, value=value)
         file.write_bytes(written.SerializeToString())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice that onnxruntime's quantisation gives by way of the root logger, which is the caller's."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _batches(inputs: Array, batch: int) -> Iterator[Array]:
