@@ -2,14 +2,18 @@
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from plusx import native
 from plusx.data.decode import Picture, decode, peek, resize, resize_pixels
 from plusx.errors import DataError
 from tests.images import noisy
@@ -24,6 +28,13 @@ def save(path: Path, image: Image.Image, **options: Any) -> Path:
 
 def plain(mode: str, colour: object, size: tuple[int, int] = (9, 7)) -> Image.Image:
     return Image.new(mode, size, colour)  # type: ignore[arg-type]
+
+
+@contextmanager
+def no_compiler() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "available", lambda symbol: None)
+        yield
 
 
 def palette(transparent: bool = False) -> Image.Image:
@@ -98,8 +109,38 @@ def test_exif_turns_jpeg_as_pillow_does(tmp_path: Path, orientation: int, mode: 
     theirs = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     for size in (30, 7):
         ours = decode(path, size, 3).astype(int)
-        assert np.abs(ours - resize(theirs, size).astype(int)).max() <= 8
+        assert np.abs(ours - resize(np.asarray(theirs), size).astype(int)).max() <= 8
     assert Picture(path.read_bytes(), "p", 3).height == theirs.height
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 90), st.integers(1, 90), st.sampled_from((1, 3))),
+    size=st.integers(1, 60),
+    hard=st.booleans(),
+)
+@example(shape=(375, 500, 3), size=224, hard=False)
+@example(shape=(500, 375, 1), size=224, hard=True)
+def test_resizing_is_pillows_to_the_bit(shape: tuple[int, int, int], size: int, hard: bool) -> None:
+    height, width, channels = shape
+    pixels = np.random.default_rng(size).integers(0, 256, shape, np.uint8)
+    pixels = 255 * (pixels > 127).astype(np.uint8) if hard else pixels
+    scale = size / min(height, width)
+    wide, tall = max(size, round(width * scale)), max(size, round(height * scale))
+    left, top = (wide - size) // 2, (tall - size) // 2
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    for once in ((wide, height), (wide, tall)):
+        image = image.resize(once, Image.Resampling.BILINEAR)
+    theirs = np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, channels)
+    assert np.array_equal(resize(pixels, size), theirs)
+    with no_compiler():
+        assert np.array_equal(resize(pixels, size), theirs)
+
+
+def test_resizing_a_part_of_an_array_reads_that_part_only() -> None:
+    whole = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    part = whole[5:35, 10:50]
+    assert np.array_equal(resize(part, 12), resize(part.copy(), 12))
 
 
 def photo(seed: int, size: tuple[int, int] = (200, 150)) -> Image.Image:

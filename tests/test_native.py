@@ -40,7 +40,7 @@ def test_all_of_ours_compiles(source: Path) -> None:
     if source.name == "convolution.cpp" and not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("no AVX512-bf16")
     assert isinstance(native._library(source), ctypes.CDLL)
-    assert {path.name for path in OWN} == {"colour.cpp", "convolution.cpp", "cut.cpp", "fused.cpp"}
+    assert {path.name for path in OWN} == {"colour.cpp", "convolution.cpp", "cut.cpp", "fused.cpp", "resize.cpp"}
 
 
 @needs_compiler

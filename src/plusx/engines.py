@@ -172,7 +172,8 @@ class OpenVinoEngine(Engine):
     def _run(self, inputs: Array) -> Array:
         if not hasattr(self.own, "request"):
             self.own.request = self.compiled.create_infer_request()
-        found: Array = self.own.request.infer([inputs], share_inputs=True)[0].copy()  # the next call writes over it
+        # an array, not a list of it: that would be copied first, 0.15 ms for one image of 224 pixels
+        found: Array = self.own.request.infer(inputs, share_inputs=True, share_outputs=True)[0].copy()
         return found
 
 
@@ -180,8 +181,11 @@ def prepared(images: Array, card: Card) -> Array:
     """uint8 N C S S → inputs as the card says."""
     if card.takes == "uint8 NHWC":
         return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-    mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (card.mean, card.std))
-    ready: Array = (images.astype(np.float32) / np.float32(255) - mean) / std
+    mean, std = (255 * np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (card.mean, card.std))
+    # by one thread: those of torch would go on spinning beside those of the runtime, which then takes twice as long
+    ready = np.ascontiguousarray(images).astype(np.float32)
+    ready -= mean
+    ready /= std
     return ready
 
 

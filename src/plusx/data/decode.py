@@ -6,18 +6,22 @@ libjpeg-turbo (simplejpeg), at a half, a quarter or an eighth where that is enou
 that it finds anything strange in, by Pillow.
 """
 
+import ctypes
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from plusx import native
 from plusx.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -33,11 +37,16 @@ def named_like_an_image(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
-DECODERS = f"1 pillow {version('pillow')} simplejpeg {version('simplejpeg')}"
+DECODERS = f"2 pillow {version('pillow')} simplejpeg {version('simplejpeg')}"
 """What pixels depend on beside the file. The first number counts the changes to what this file makes of an image."""
 
 _GREY_MODES = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"])
 _ORIENTATION = 0x0112
+_TENSOR, _SIZE = ctypes.c_void_p, ctypes.c_int64
+_TAPS = (_TENSOR, _TENSOR, _SIZE)
+_RESIZE = native.Symbol(
+    Path(__file__).with_name("resize.cpp"), "resize", (_TENSOR, *[_SIZE] * 3, *_TAPS, *_TAPS, _TENSOR)
+)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -86,7 +95,7 @@ class Picture:
 
     def fit(self, size: int) -> Pixels:
         """Pixels `size` `size` C: shorter side resized to `size`, then the centre cut out."""
-        return resize(_as_image(self.pixels(2 * size)), size)
+        return resize(self.pixels(2 * size), size)
 
 
 @contextmanager
@@ -118,23 +127,71 @@ def peek(file: Path | bytes, name: str) -> tuple[int, bool]:
         return min(image.size), image.mode in _GREY_MODES
 
 
-def resize(image: Image.Image, size: int) -> Pixels:
-    """Shorter side to `size` by antialiased bilinear interpolation, then the centre `size` by `size`: H W C."""
-    width, height = image.size
+def resize(pixels: Pixels, size: int) -> Pixels:
+    """Shorter side to `size` by antialiased bilinear interpolation, then the centre `size` by `size`: H W C.
+
+    First along the rows, then down the columns. By `resize.cpp`; without a C++ compiler by Pillow, to the same bytes.
+    """
+    height, width, channels = pixels.shape
+    tall, wide = height, width
     if min(width, height) != size:
         scale = size / min(width, height)
-        width, height = max(size, round(width * scale)), max(size, round(height * scale))
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return _as_pixels(image.crop((left, top, left + size, top + size)))
+        wide, tall = max(size, round(width * scale)), max(size, round(height * scale))
+    left, top = (wide - size) // 2, (tall - size) // 2
+    if (tall, wide) == (height, width):
+        return pixels[top : top + size, left : left + size]
+    compiled = native.available(_RESIZE)
+    if compiled is None:
+        image = _as_image(pixels).resize((wide, height), Image.Resampling.BILINEAR)  # for Pillow may begin with either
+        image = image.resize((wide, tall), Image.Resampling.BILINEAR)
+        return _as_pixels(image.crop((left, top, left + size, top + size)))
+    columns, rows = _taps(width, wide, left, size), _taps(height, tall, top, size)
+    whole, resized = np.ascontiguousarray(pixels), np.empty((size, size, channels), np.uint8)
+    compiled(whole.ctypes.data, width, channels, size, *columns.arguments, *rows.arguments, resized.ctypes.data)
+    return resized
+
+
+class _Taps(NamedTuple):
+    """For places of a resized line: the first pixel that counts, int32 N, and the weights from there, int32 N taps."""
+
+    first: NDArray[np.int32]
+    weights: NDArray[np.int32]
+
+    @property
+    def arguments(self) -> tuple[int, int, int]:
+        return self.first.ctypes.data, self.weights.ctypes.data, self.weights.shape[1]
+
+
+@lru_cache(maxsize=256)
+def _taps(pixels: int, resized: int, start: int, size: int) -> _Taps:
+    """Of `size` places, from `start` on, of a line of `pixels` resized to `resized`.
+
+    A triangle over each place, as wide as the step from one to the next but at least two pixels; its weights add up to
+    2^22. These are Pillow's weights for bilinear resizing.
+    """
+    step = pixels / resized
+    reach = max(step, 1.0)
+    centre = (np.arange(start, start + size) + 0.5) * step
+    first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
+    last = np.minimum((centre + reach + 0.5).astype(np.int64), pixels)
+    taps = int((last - first).max())
+    own = first[:, None] + np.arange(taps)
+    weights = np.maximum(1 - np.abs((own - centre[:, None] + 0.5) * (1 / reach)), 0) * (own < last[:, None])
+    total = np.cumsum(weights, 1)[:, -1:]
+    fixed = (weights / total * 2**22 + 0.5).astype(np.int64)
+    moved = first - np.minimum(first, pixels - taps)  # so that no place reads beyond the line
+    place = np.arange(taps) - moved[:, None]
+    shifted = np.where(place >= 0, np.take_along_axis(fixed, np.maximum(place, 0), 1), 0)
+    return _Taps((first - moved).astype(np.int32), np.ascontiguousarray(shifted, dtype=np.int32))
 
 
 def resize_pixels(pixels: Pixels, size: int, channels: int) -> Pixels:
     """The same for pixels H W C that are in memory already; a copy only where something changes."""
     if pixels.shape == (size, size, channels):
         return pixels
-    image = _as_image(pixels)
-    return resize(_one_of_two_modes(image, channels), size)
+    if pixels.shape[2] != channels:
+        pixels = _as_pixels(_one_of_two_modes(_as_image(pixels), channels))
+    return resize(pixels, size)
 
 
 def _as_pixels(image: Image.Image) -> Pixels:

@@ -108,7 +108,7 @@ def cut_out(picture: Picture, top: int, left: int, height: int, width: int, *, o
     down, right = pixels.shape[0] / picture.height, pixels.shape[1] / picture.width
     rows = slice(round(top * down), max(round(top * down) + 1, round((top + height) * down)))
     columns = slice(round(left * right), max(round(left * right) + 1, round((left + width) * right)))
-    part = torch.from_numpy(np.ascontiguousarray(pixels[rows, columns]))[None].permute(0, 3, 1, 2)
+    part = torch.from_numpy(np.require(pixels[rows, columns], requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
     out.copy_(resized[0].permute(1, 2, 0))
 
