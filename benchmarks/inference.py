@@ -15,11 +15,12 @@ n = 7); the last is missed: reading takes about 3 ms, of which decoding is 0.5 t
 
     python benchmarks/inference.py [--only resnet18] [--batch 1] [--turns 7] [--seconds 0.6] [--json]
 
-Each contender has a process of its own, and they take turns: a tenth of a turn does not count, the median of its calls
-does, and of turns the median again. The peers are torchvision's network eager, compiled by torch with its weights
-frozen, exported by torch.onnx to onnxruntime, and converted by openvino.convert_model, the latter in float32, bfloat16
-and (by NNCF, calibrated on noise) int8. Ours is what `plusx export --to openvino` writes, opened by
-`plusx.open_engine`. A ratio below 1 means that ours is faster than the fastest peer of that precision.
+Each contender has a process of its own, and they take turns, in an order that is shuffled each time: a tenth of a turn
+does not count, the median of its calls does, and of turns the median again. The peers are torchvision's network eager,
+compiled by torch with its weights frozen, exported by torch.onnx to onnxruntime, and converted by
+openvino.convert_model, the latter in float32, bfloat16 and (by NNCF, calibrated on noise) int8. Ours is what `plusx
+export --to openvino` writes, opened by `plusx.open_engine`. A ratio below 1 means that ours is faster than the fastest
+peer of that precision.
 
 Also: the time from opening an export to its first answer, OpenVINO's cache filled, in a fresh process, imports aside;
 and from a JPEG file of 500 by 375 pixels to the answer, decoding, cutting and softmax included, against the network.
@@ -27,6 +28,7 @@ and from a JPEG file of 500 by 375 pixels to the answer, decoding, cutting and s
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 import time
@@ -44,12 +46,12 @@ from torch import nn
 
 import plusx
 from plusx import environment
-from plusx.bench import matrix_peak
 from plusx.checkpoint import Weights
 from plusx.engines import open_engine
 from plusx.export import write
 from plusx.inference import open_model
 from plusx.lowering import card_of
+from plusx.peak import matrix_peak
 from plusx.pictures import Picture, decode_picture
 from plusx.quantise import write_int8
 from plusx.surgery import fold
@@ -188,7 +190,8 @@ def measure(name: str, size: int, batch: int, turns: int, seconds: float, thread
             contenders[f"plusx {precision}"] = Contender(
                 threads, seconds, ours, (file, precision, threads, batch, size)
             )
-        rounds = [{who: each.turn() for who, each in contenders.items()} for _ in range(turns)]
+        order = [random.Random(k).sample(sorted(contenders), len(contenders)) for k in range(turns)]
+        rounds = [{who: contenders[who].turn() for who in turn} for turn in order]
         for each in contenders.values():
             each.stop()
     medians = {who: statistics.median(one[who] for one in rounds) for who in rounds[0]}

@@ -3,16 +3,23 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from plusx.bench import Benched, Peak, Timing, bench, matrix_peak
-from plusx.errors import InputError
+from plusx.bench import Benched, Timing, bench
+from plusx.errors import InputError, WorkError
 from plusx.export import export
 from plusx.families import cifar
+from plusx.peak import Peak, matrix_peak
 from plusx.records import Run
+
+
+@pytest.fixture(autouse=True)
+def _a_quick_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plusx.bench.matrix_peak", partial(matrix_peak, side=256))
 
 
 def timing(engine: str, precision: str, batch: int, p50_ms: float) -> Timing:
@@ -56,9 +63,15 @@ def test_a_design_has_random_weights() -> None:
 
 def test_the_advice_says_what_to_take_and_why() -> None:
     rows = (timing("openvino", "int8", 1, 2), timing("torch", "float32", 1, 9), timing("openvino", "float32", 1, 6))
-    words = Benched("net", 32, 2, "a processor", Peak(1, 1, 0), rows, ("aoti float32: no",)).advice
+    words = Benched("net", 32, 2, "a processor", {"cpu": Peak(1, 1, 0)}, rows, ("aoti float32: no",)).advice
     assert "openvino int8 is the fastest, 2.00 ms, 3.0 times as fast as openvino, the fastest in float32" in words
     assert "plusx export --int8" in words
+
+
+def test_an_engine_that_is_stuck_is_ended(digits_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plusx.bench.PATIENCE_SECONDS", 0)
+    with pytest.raises(WorkError, match=r"no engine ran; torch float32: no answer within 0 s"):
+        bench(digits_run.folder, engine="torch", batch=(1,), threads=1, seconds=0.01)
 
 
 def test_the_peak_is_measured() -> None:

@@ -7,7 +7,7 @@ The machine's matrix peak is measured before and after them, so that speeds can 
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from multiprocessing import get_context
@@ -28,6 +28,7 @@ from plusx.export import write
 from plusx.inference import open_model
 from plusx.lowering import card_of
 from plusx.network import build
+from plusx.peak import Peak, matrix_peak
 from plusx.quantise import write_int8
 from plusx.reports import Report
 from plusx.speed import fast_bfloat16
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 SECONDS = 1.5
 """Of timed answers per engine and batch."""
 
+PATIENCE_SECONDS = 600
+"""How long an engine may take beside that, to open and compile a network, before it counts as stuck."""
+
 _PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
     "torch": ("float32", "bfloat16"),
     "torch-compiled": ("float32", "bfloat16"),
@@ -50,21 +54,14 @@ _PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
 _COLOURS: dict[str, str] = {"float32": "#1f6fb4", "bfloat16": "#d1662a", "int8": "#5b8c3a"}
 
 
-class Peak(NamedTuple):
-    """Multiply-adds a second of large matrix products, in billions."""
-
-    float32: float
-    bfloat16: float
-    int8: float
-
-
 @dataclass(frozen=True)
 class Timing:
-    """One engine at one precision and batch.
+    """One engine at one precision and batch. device: "cpu" or "cuda".
 
     p50_ms, p90_ms, p99_ms: of one call, of `calls`. images_per_s: at the median. memory_mib: what the process grew by
-    while it opened the network and answered. load_s: from opening the file to the first answer. disk_mib: of the files
-    that it opens. share_of_peak: of the matrix peak at that precision; None where that was not measured.
+    while it opened the network and answered, on a GPU what torch allocated there. load_s: from opening the file to the
+    first answer. disk_mib: of the files that it opens. share_of_peak: of the matrix peak at that precision; None where
+    that was not measured.
     """
 
     engine: str
@@ -79,17 +76,23 @@ class Timing:
     load_s: float
     disk_mib: float
     share_of_peak: float | None
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """The engine, and where it runs if not on the CPU."""
+        return self.engine if self.device == "cpu" else f"{self.engine} on {self.device}"
 
 
 @dataclass(frozen=True)
 class Benched(Report):
-    """Timings of a network, the machine's peak, and what to take. failed: a line for each engine that did not run."""
+    """Timings of a network, and what to take. peaks: by device. failed: a line for each engine that did not run."""
 
     network: str
     input_size: int
     threads: int
     processor: str
-    peak: Peak
+    peaks: Mapping[str, Peak]
     rows: tuple[Timing, ...]
     failed: tuple[str, ...]
 
@@ -102,7 +105,7 @@ class Benched(Report):
         """Plain data; see the fields."""
         return {
             **{name: getattr(self, name) for name in ("network", "input_size", "threads", "processor")},
-            "peak_gmacs_per_s": self.peak._asdict(),
+            "peak_gmacs_per_s": {device: peak._asdict() for device, peak in self.peaks.items()},
             "rows": [asdict(row) for row in self.rows],
             "advice": self.advice,
             "failed": list(self.failed),
@@ -128,9 +131,9 @@ class Benched(Report):
                 f"{row.memory_mib:.0f}",
                 f"{row.disk_mib:.1f}",
             ]
-            table.add_row(row.engine, row.precision, str(row.batch), *times, *cells)
-        peak = ", ".join(f"{name} {value:,.0f}" for name, value in self.peak._asdict().items() if value)
-        lines = [Text(f"matrix peak, in billions of multiply-adds a second: {peak}"), Text(self.advice)]
+            table.add_row(row.name, row.precision, str(row.batch), *times, *cells)
+        lines = [Text(_peak_line(device, peak)) for device, peak in self.peaks.items()]
+        lines.append(Text(self.advice))
         return Group(table, *lines, *(Text(f"did not run: {line}") for line in self.failed))
 
     def drawing(self) -> Drawing:
@@ -144,7 +147,7 @@ class Benched(Report):
             for row in rows:
                 width = 380 * row.p50_ms / rows[-1].p50_ms
                 canvas.box((190, y, width, 16), "bar", fill=_COLOURS[row.precision], radius=2)
-                canvas.text((182, y + 12), f"{row.engine} {row.precision}", "name", size=12, anchor="end")
+                canvas.text((182, y + 12), f"{row.name} {row.precision}", "name", size=12, anchor="end")
                 canvas.text((196 + width, y + 12), f"{row.p50_ms / batch:.2f}", "value", size=11, fill=GREY)
                 y += 22
             y += 20
@@ -184,58 +187,29 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="plusx-bench-") as folder:
         card, files = _candidates(source, engine, Path(folder), input, failed)
         macs = cost(card.design, card.input_size).macs
-        before = matrix_peak(threads)
-        for (file, name, precision), size in product(files, batches):
-            found = _measured(file, name, precision, size, threads, seconds)
+        devices = sorted({each.device for each in files})
+        before = [matrix_peak(threads, device=device) for device in devices]
+        for each, size in product(files, batches):
+            found = _measured(each, size, threads, seconds)
             if isinstance(found, str):
-                failed.append(f"{name} {precision}: {found}")
+                failed.append(f"{each.engine} {each.precision}: {found}")
             else:
-                rows.append(_timing(name, precision, size, file, found))
-        after = matrix_peak(threads)
+                rows.append(_timing(each, size, found))
+        after = [matrix_peak(threads, device=device) for device in devices]
     if not rows:
         raise WorkError(f"bench: no engine ran; {failed[0] if failed else 'none is installed'}")
-    best = Peak(*map(max, before, after))
-    rows = [_against(row, best, macs) for row in rows]
-    return Benched(card.name, card.input_size, threads, environment.processor(), best, tuple(rows), tuple(failed))
+    peaks = {device: Peak(*map(max, *both)) for device, *both in zip(devices, before, after, strict=True)}
+    rows = [_against(row, peaks[row.device], macs) for row in rows]
+    return Benched(card.name, card.input_size, threads, environment.processor(), peaks, tuple(rows), tuple(failed))
 
 
-def matrix_peak(threads: int, side: int = 2048) -> Peak:
-    """The best of several products of each kind: of matrices, and of images by 1×1 convolutions."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.inference_mode():
-            single, half = (_product_peak(dtype, side) for dtype in (torch.float32, torch.bfloat16))
-            ints = torch.ones(side, side, dtype=torch.int8)
-            try:
-                eight = side**3 / _best(lambda: torch._int_mm(ints, ints)) / 1e9
-            except RuntimeError:  # not on this processor
-                eight = 0.0
-    finally:
-        torch.set_num_threads(before)
-    return Peak(single, half, eight)
+class Candidate(NamedTuple):
+    """What is timed: a file on an engine."""
 
-
-def _product_peak(dtype: torch.dtype, side: int) -> float:
-    one, two = (torch.ones(side, side, dtype=dtype) for _ in range(2))
-    images = torch.ones(8, 512, 28, 28, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    weights = torch.ones(512, 512, 1, 1, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    by_matrix = side**3 / _best(lambda: one @ two)
-    by_image = 8 * 28 * 28 * 512**2 / _best(lambda: torch.conv2d(images, weights))
-    return max(by_matrix, by_image) / 1e9
-
-
-def _best(call: Callable[[], object], repeats: int = 8) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-Candidate = tuple[Path, EngineName, Precision]
+    file: Path
+    engine: EngineName
+    precision: Precision
+    device: str = "cpu"
 
 
 def _candidates(
@@ -257,7 +231,7 @@ def _candidates(
         wanted = [name for name in names[kind] if engine in ("all", name) and installed(name)]
         if not wanted:
             raise InputError(f"{source}: engine {engine} does not run this; {' and '.join(names[kind])} can")
-        return opened.card, [(Path(source), name, opened.card.precision) for name in wanted]
+        return opened.card, [Candidate(Path(source), name, opened.card.precision) for name in wanted]
     weights = _weights(source, input)
     model = open_model(weights, "cpu")
     weights_file = write_weights(folder / "model.safetensors", weights)
@@ -265,10 +239,11 @@ def _candidates(
     found: list[Candidate] = []
     for name, precision in _wanted(engine):
         if name.startswith("torch"):
-            found.append((weights_file, name, precision))
+            devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+            found += [Candidate(weights_file, name, precision, device) for device in devices]
             continue
         try:
-            found.append((_written(net, card, name, precision, folder), name, precision))
+            found.append(Candidate(_written(net, card, name, precision, folder), name, precision))
         except Exception as problem:  # each engine's writer fails in its own way, and the others still count
             failed.append(f"{name} {precision}: {' '.join(str(problem).split())[:160]}")
     return card, found
@@ -326,41 +301,42 @@ class _Found(NamedTuple):
     memory_mib: float
 
 
-def _measured(
-    file: Path, name: EngineName, precision: Precision, batch: int, threads: int, seconds: float
-) -> "_Found | str":
+def _measured(each: Candidate, batch: int, threads: int, seconds: float) -> "_Found | str":
     """What `_measure` found in a process of its own, or why it found nothing."""
     context = get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(there, file, name, precision, batch, threads, seconds))
+    process = context.Process(target=_measure, args=(there, each, batch, threads, seconds))
     process.start()
     there.close()
     try:
-        found: _Found | str = here.recv()
+        limit = 2 * seconds + PATIENCE_SECONDS
+        found: _Found | str = here.recv() if here.poll(limit) else f"no answer within {limit:.0f} s"
     except EOFError:
         process.join()
         found = f"its process ended with code {process.exitcode}"
     finally:
-        if process.is_alive():
-            process.join(10)
+        here.close()
+        process.join(1)
         process.kill()
+        process.join()
     return found
 
 
-def _measure(
-    told: Any, file: Path, name: EngineName, precision: Precision, batch: int, threads: int, seconds: float
-) -> None:
+def _measure(told: Any, each: Candidate, batch: int, threads: int, seconds: float) -> None:
     try:
         torch.set_num_threads(threads)
         before = _memory()
         start = time.perf_counter()
-        engine = open_engine(file, name, precision=None if precision == "int8" else precision, threads=threads)
+        precision = None if each.precision == "int8" else each.precision
+        device = each.device if each.engine.startswith("torch") and each.device != "cpu" else None
+        engine = open_engine(each.file, each.engine, precision=precision, threads=threads, device=device)
         shape = (batch, engine.card.channels, engine.card.input_size, engine.card.input_size)
         inputs = engine.prepare(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
         engine.run(inputs)
         load_s = time.perf_counter() - start
         times = _times(lambda: engine.run(inputs), seconds)
-        told.send(_Found(times, load_s, _memory() - before))
+        memory = torch.cuda.max_memory_allocated() / 2**20 if each.device == "cuda" else _memory() - before
+        told.send(_Found(times, load_s, memory))
     except Exception as problem:
         told.send(" ".join(f"{type(problem).__name__}: {problem}".split())[:200])
     finally:
@@ -388,12 +364,12 @@ def _memory() -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
-def _timing(engine: str, precision: Precision, batch: int, file: Path, found: _Found) -> Timing:
+def _timing(each: Candidate, batch: int, found: _Found) -> Timing:
     p50, p90, p99 = (1000 * float(value) for value in np.percentile(found.times, (50, 90, 99)))
-    files = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+    files = [each.file, each.file.with_suffix(".bin")] if each.file.suffix == ".xml" else [each.file]
     return Timing(
-        engine=engine,
-        precision=precision,
+        engine=each.engine,
+        precision=each.precision,
         batch=batch,
         p50_ms=p50,
         p90_ms=p90,
@@ -402,8 +378,9 @@ def _timing(engine: str, precision: Precision, batch: int, file: Path, found: _F
         images_per_s=1000 * batch / p50,
         memory_mib=found.memory_mib,
         load_s=found.load_s,
-        disk_mib=sum(os.path.getsize(each) for each in files) / 2**20,
+        disk_mib=sum(os.path.getsize(file) for file in files) / 2**20,
         share_of_peak=None,
+        device=each.device,
     )
 
 
@@ -412,16 +389,21 @@ def _against(row: Timing, peak: Peak, macs: int) -> Timing:
     return replace(row, share_of_peak=macs * row.images_per_s / 1e9 / most if most else None)
 
 
+def _peak_line(device: str, peak: Peak) -> str:
+    speeds = ", ".join(f"{name} {value:,.0f}" for name, value in peak._asdict().items() if value)
+    return f"matrix peak of the {device}, in billions of multiply-adds a second: {speeds}"
+
+
 def _advice(rows: Sequence[Timing], batch: int) -> str:
     ranked = sorted((row for row in rows if row.batch == batch), key=lambda row: row.p50_ms)
     exact = [row for row in ranked if row.precision == "float32"]
     best = ranked[0]
-    text = f"Batch {batch}: {best.engine} {best.precision} is the fastest, {best.p50_ms:.2f} ms"
+    text = f"Batch {batch}: {best.name} {best.precision} is the fastest, {best.p50_ms:.2f} ms"
     if best.precision == "float32" or not exact:
         return f"{text}."
     gain = exact[0].p50_ms / best.p50_ms
     check = "check its accuracy with plusx export --int8" if best.precision == "int8" else "check its accuracy"
     return (
-        f"{text}, {gain:.1f} times as fast as {exact[0].engine}, the fastest in float32 ({exact[0].p50_ms:.2f} ms); "
+        f"{text}, {gain:.1f} times as fast as {exact[0].name}, the fastest in float32 ({exact[0].p50_ms:.2f} ms); "
         f"{check}, or take the latter for the network's own answers."
     )

@@ -19,10 +19,10 @@ def export(
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
     int8: Annotated[bool, Parameter(negative=())] = False,
     calibrate: str | None = None,
-    max_drop: float = 0.5,
+    max_drop: float | None = None,
     data: str | None = None,
     dynamic_batch: Annotated[bool, Parameter(negative=())] = False,
-    batch: int = 1,
+    batch: int | None = None,
     input: Annotated[int | None, Parameter(name="--input")] = None,
     preprocessing: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
@@ -40,13 +40,13 @@ def export(
     calibrate
         The images int8 is calibrated on: files, folders, or a data set; by default the run's own training images.
     max_drop
-        Points of top-1 that int8 may lose; blocks go back to floating point until that holds.
+        Points of top-1 that int8 may lose, 0.5 by default; blocks go back to floating point until that holds.
     data
         The labelled images on which the export is verified; by default as in evaluate.
     dynamic_batch
         Any number of images at once, instead of --batch.
     batch
-        Images at once.
+        Images at once, 1 by default.
     input
         Height and width of the images in pixels; as trained by default.
     preprocessing

@@ -13,7 +13,8 @@ import importlib.util
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -92,7 +93,8 @@ class TorchEngine(Engine):
             images = images.contiguous(memory_format=torch.channels_last)
         half = self.card.precision == "bfloat16"
         precise = full_precision(self.device)
-        with torch.inference_mode(), precise, torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        with _at_most(self.threads), torch.inference_mode(), precise, autocast:
             found: Array = self.call(images).float().cpu().numpy()
         return found
 
@@ -105,7 +107,7 @@ class ExportedEngine(Engine):
         self.name, self.call = name, call
 
     def _run(self, inputs: Array) -> Array:
-        with torch.inference_mode():
+        with _at_most(self.threads), torch.inference_mode():
             found = self.call(_tensor(inputs))
         array: Array = (found[0] if isinstance(found, list | tuple) else found).float().numpy()
         return array
@@ -262,7 +264,6 @@ def _of_run(model: Model, engine: str, precision: Precision | None, threads: int
         return OpenVinoEngine(lower_openvino(fold(model.net), card), threads, card, precision)
     if chosen == "aoti":
         raise InputError("engine aoti: plusx export RUN --to aoti writes what it runs")
-    torch.set_num_threads(threads)
     device = next(model.net.parameters()).device
     return TorchEngine(fold(model.net), card, threads, device, compiled=chosen == "torch-compiled")
 
@@ -278,7 +279,6 @@ def _open_exported(path: Path, threads: int) -> Engine:
         program = torch.export.load(path, extra_files=files)
     except Exception as problem:  # of many kinds, for a damaged archive
         raise WeightsError(f"reading {path}: {_line(problem)}") from None
-    torch.set_num_threads(threads)
     return ExportedEngine(program.module(), _card(files[f"{KEY}.json"], str(path)), threads, "torch")
 
 
@@ -290,7 +290,6 @@ def _open_aoti(path: Path, threads: int) -> Engine:
         card = package.get_metadata().get(KEY)
     except Exception as problem:
         raise WeightsError(f"reading {path}: {_line(problem)}") from None
-    torch.set_num_threads(threads)
     return ExportedEngine(package, _card(card, str(path)), threads, "aoti")
 
 
@@ -305,6 +304,20 @@ def _card(text: str | None, where: str) -> Card:
     if not text:
         raise WeightsError(f"reading {where}: not an export of plusx (no card says what it takes)")
     return Card.from_json(text, f"reading {where}")
+
+
+@contextmanager
+def _at_most(threads: int) -> Iterator[None]:
+    """Torch's operations here by so many threads; afterwards as before."""
+    before = torch.get_num_threads()
+    if threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _tensor(inputs: Array) -> Tensor:

@@ -140,10 +140,10 @@ def export(
     output: str | Path | None = None,
     int8: bool = False,
     calibrate: str | Path | None = None,
-    max_drop: float = 0.5,
+    max_drop: float | None = None,
     data: str | Path | None = None,
     dynamic_batch: bool = False,
-    batch: int = 1,
+    batch: int | None = None,
     input: int | None = None,
     preprocessing: bool = False,
 ) -> Exported:
@@ -153,9 +153,10 @@ def export(
     output: the file (for "triton" the folder) to write; by default model.onnx, model.xml, … in the run folder.
     int8: with 8-bit weights and activations ("onnx" and "openvino"), calibrated on images of `calibrate`: files,
         folders, or a data set as in `train`; by default the run's own training images. Where more than `max_drop`
-        points of top-1 are lost on `data`, blocks go back to floating point until that holds.
+        (0.5) points of top-1 are lost on `data`, blocks go back to floating point until that holds.
     data: the labelled images on which the export is verified and int8 judged; by default as in `evaluate`.
-    dynamic_batch: any number of images at once, else `batch`. input: height and width in pixels, as trained by default.
+    dynamic_batch: any number of images at once, else `batch` (1). input: height and width in pixels; as trained by
+        default.
     preprocessing: the network takes uint8 images N H W C of any size, and cuts, resizes and normalises them itself.
 
     Batch norms are folded first. The file is opened by its own runtime and compared with the network in float32 on real
@@ -163,7 +164,8 @@ def export(
     and nothing is left. Raises InputError, WeightsError, DataError for what is given.
     """
     check_one_of("to", to, (*get_args(Format), "triton"))
-    check_options(to, int8=int8, calibrate=calibrate, max_drop=max_drop, batch=batch)
+    check_options(to, int8=int8, calibrate=calibrate, max_drop=max_drop, dynamic_batch=dynamic_batch, batch=batch)
+    batch, max_drop = 1 if batch is None else batch, 0.5 if max_drop is None else max_drop
     kind: Format = "onnx" if to == "triton" else to  # type: ignore[assignment]
     _check_packages(kind, int8=int8)
     model = open_model(run, "cpu")
@@ -219,15 +221,27 @@ def export(
     )
 
 
-def check_options(to: str, *, int8: bool, calibrate: str | Path | None, max_drop: float, batch: int) -> None:
+def check_options(
+    to: str,
+    *,
+    int8: bool,
+    calibrate: str | Path | None,
+    max_drop: float | None,
+    dynamic_batch: bool,
+    batch: int | None,
+) -> None:
     """Raise InputError for options that do not fit together."""
     if int8 and to not in ("onnx", "openvino", "triton"):
         raise InputError(f"int8: {to} is not quantised; onnx, openvino and triton are")
     if calibrate is not None and not int8:
         raise InputError("calibrate: only int8 is calibrated; add --int8")
-    if not 0 <= max_drop <= 100:
+    if max_drop is not None and not int8:
+        raise InputError("max_drop: only int8 loses accuracy; add --int8")
+    if max_drop is not None and not 0 <= max_drop <= 100:
         raise InputError(f"max_drop {max_drop!r} is not from 0 to 100 points")
-    if type(batch) is not int or not 1 <= batch <= 4096:
+    if batch is not None and (dynamic_batch or to == "triton"):
+        raise InputError("batch: there is no such number where any number of images may come at once")
+    if batch is not None and (type(batch) is not int or not 1 <= batch <= 4096):
         raise InputError(f"batch {batch!r} is not a whole number from 1 to 4096")
 
 
@@ -318,7 +332,8 @@ def _beside(path: Path) -> Iterator[Path]:
     try:
         yield folder
     except OSError as problem:
-        raise WorkError(f"writing {path}: {problem.strerror or problem}") from None
+        what = f"writing {path}" if problem.filename is None else f"export to {path}: {problem.filename}"
+        raise WorkError(f"{what}: {problem.strerror or problem}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

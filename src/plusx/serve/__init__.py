@@ -71,7 +71,7 @@ def serve(
         told = app.state.server
         print(
             f"plusx: serving {told.name} on {where} ({opened.name} {opened.card.precision}, answers differ by "
-            f"{told.difference:.1g} at most between batches)",
+            f"{told.difference:.1g} at most between batches of noise)",
             file=sys.stderr,
             flush=True,
         )
