@@ -23,8 +23,8 @@ either differs from the next by as much as they do: three of each, in turns on a
 (n = 9). There is little left to be faster by, at 0.82 to 0.95 of what the machine's matrix units do at best.
 
 From a JPEG file, of the network's time: ResNet-50 1.11, 1.17 and 1.37, ResNet-18 1.20, 1.37 and 1.69 (float32,
-bfloat16, int8; goal 1.15). Reading takes 1.4 ms, once 3: of these libjpeg-turbo's decoding takes 0.8, so that int8 alone
-would need 1.16; resizing 0.2, once 0.8; normalising 0.06, once 0.34.
+bfloat16, int8; goal 1.15). Reading takes 1.4 ms, once 3: of these libjpeg-turbo's decoding takes 0.8, so that int8
+would need 1.16 for that alone; resizing 0.2, once 0.8; normalising 0.06, once 0.34.
 
     python benchmarks/inference.py [--only resnet18] [--batch 1] [--turns 7] [--seconds 0.6] [--json]
 
