@@ -359,7 +359,7 @@ def test_small_steps_run_on_one_thread_and_the_setting_comes_back(
     torch.set_num_threads(4)
     try:
         quick("digits", tmp_path / "small")
-        monkeypatch.setattr(train_module, "MACS_PER_THREAD", 1_000_000)
+        monkeypatch.setattr("plusx.pace.MACS_PER_THREAD", 1_000_000)
         quick("digits", tmp_path / "large")
         assert torch.get_num_threads() == 4
     finally:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from plusx.scale import scale as scale
     from plusx.serve import serve as serve
     from plusx.show import show as show
+    from plusx.studies import study as study
     from plusx.surgery import fold as fold
     from plusx.train import train as train
 
@@ -90,6 +91,7 @@ _HOMES = {
     "scale": "scale",
     "serve": "serve",
     "show": "show",
+    "study": "studies",
     "train": "train",
 }
 """Each public name's module, and its name there where that differs."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import App, CycloptsError, Parameter, Token
 
-from plusx import __version__, cli_ship
+from plusx import __version__, cli_ship, cli_study
 from plusx.cli_common import (
     Designs,
     Detail,
@@ -542,5 +542,5 @@ def _say_skipped(reasons: Sequence[str], left: int) -> None:
         say(f"{len(reasons):,} of {len(reasons) + left:,} images skipped")
 
 
-for _command in (cli_ship.export, cli_ship.bench, cli_ship.serve, cli_ship.push):
+for _command in (cli_ship.export, cli_ship.bench, cli_ship.serve, cli_ship.push, cli_study.study):
     app.command(_command)

@@ -10,7 +10,6 @@ The weights kept are those after the last whole epoch, where the learning rate h
 chosen by their accuracy on the held-out images, which would then flatter it. Images are N C H W.
 """
 
-import math
 import shlex
 import signal
 import sys
@@ -38,6 +37,7 @@ from plusx.interrupts import Asked, Interrupted, listening
 from plusx.learner import Learner, Pixels
 from plusx.metrics import Tally
 from plusx.network import Network, build
+from plusx.pace import worthwhile_threads
 from plusx.plan import Plan, describe, make_plan, origin, usual_recipe
 from plusx.ranks import Ranks, ranks
 from plusx.recipe import Progress, Recipe
@@ -56,10 +56,6 @@ from plusx.records import (
 from plusx.report import write_report
 from plusx.resume import newest_state, old_plan, refuse_beside_resume, resumed_folder
 from plusx.state import Checkpoints, Position
-
-MACS_PER_THREAD = 250_000_000
-"""Less work in a batch is not worth another thread: on digits a second one takes 7 s instead of 9.5 s on two free
-cores, and 50 s where one of them is busy, for threads wait for the slowest at every layer."""
 
 BAD_STEPS = 3
 """Steps in a row that are undone, because something in them is not finite, before a run gives up."""
@@ -174,7 +170,7 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
     history: list[Epoch] = []
     with ExitStack() as stack:
         stack.callback(train_set.close)
-        stack.enter_context(_threads(plan.price.macs * plan.recipe.batch_size // here.world))
+        stack.enter_context(worthwhile_threads(plan.price.macs * plan.recipe.batch_size // here.world))
         stack.enter_context(torch.random.fork_rng([here.device] if here.device.type == "cuda" else []))
         folder = _folder(stack, job, resumed, out)
         saved = newest_state(resumed, here, display) if resumed is not None else None
@@ -335,17 +331,6 @@ def _last_words(display: Display, folder: Path, history: Sequence[Epoch], epochs
             f"interrupted {kept}" if history else "interrupted: no epoch was whole yet, so no run folder is left"
         )
         raise
-
-
-@contextmanager
-def _threads(step_macs: int) -> Iterator[None]:
-    """A thread for each `MACS_PER_THREAD` of a forward pass, and no more than torch has already."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, math.ceil(step_macs / MACS_PER_THREAD)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _network(plan: Plan, weights: str | Path | None) -> Network:

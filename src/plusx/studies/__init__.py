@@ -1,0 +1,212 @@
+"""The claims of the article and the papers, tried on this machine: each study is one file here.
+
+    degradation    plain networks get worse with depth, residual ones do not
+    signals        responses and gradients, block by block
+    economy        building blocks against bottlenecks
+    order          the five orders around the addition
+    shortcuts      A, B, C and D
+    identity       which blocks a trained network does not need
+    paper-cifar    the paper's CIFAR-10 errors
+
+A study trains through `plusx.train` alone (`trials`), says what it measured with its spread, and leaves a page.
+"""
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plusx import environment, reports
+from plusx.checkpoint import write_text
+from plusx.data import open_data
+from plusx.design import Design
+from plusx.display import Display
+from plusx.errors import InputError, did_you_mean
+from plusx.families import find
+from plusx.inference import given_path
+from plusx.plan import LARGEST_DEFAULT_INPUT, usual_recipe
+from plusx.ranks import ranks
+from plusx.recipe import Recipe
+from plusx.reports import Report
+from plusx.studies.numbers import parse_duration
+from plusx.studies.page import page
+from plusx.studies.question import Finding, Question, Study
+from plusx.studies.trials import Outcomes, Place, Schedule, carry_out, schedule
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+NAMES = ("degradation", "signals", "economy", "order", "shortcuts", "identity", "paper-cifar")
+BUDGET = "15m"
+PAGE = "study.html"
+
+
+@dataclass(frozen=True)
+class StudyList(Report):
+    """What can be studied."""
+
+    studies: tuple[Study, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "studies": [
+                {"name": one.name, "claim": one.claim, "source": one.source, "options": sorted(one.options)}
+                for one in self.studies
+            ]
+        }
+
+    def __rich__(self) -> "RenderableType":
+        from rich.text import Text
+
+        shown = reports.table("plusx study NAME")
+        for heading in ("name", "claim", "source"):
+            shown.add_column(heading, overflow="fold")
+        for one in self.studies:
+            shown.add_row(*map(Text, (one.name, one.claim, one.source)))
+        return shown
+
+
+def study(
+    name: str,
+    runs: Sequence[str | Path] = (),
+    *,
+    design: Design | str | Path | None = None,
+    data: str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    epochs: int | None = None,
+    seeds: int = 3,
+    budget: str = BUDGET,
+    depths: Sequence[int] = (),
+    depth: int | None = None,
+    out: str | Path | None = None,
+    device: str | None = None,
+    show: bool = True,
+) -> Finding | StudyList:
+    """Try one of the papers' claims here; or, where `name` is "list", say which there are.
+
+    runs: of `identity`, the run folders to look at. design: your own network, a name or a file, in the study instead
+    of the paper's. data: as `plusx.train` takes it. recipe, epochs: how to train; by default what `plusx.train` would
+    take for that data, without label smoothing and zero-initialised branches, which plain networks cannot have.
+    seeds: trainings of each network, which differ in initialisation and order. budget: the time the trainings may take
+    ("15m"); whole seeds that do not fit are left out, and the finding says so. depths, depth: of the studies that take
+    them; with a design of your own, depths are multiples of the blocks in its stages. out: the study's folder, by
+    default studies/NAME; started again there, a study goes on where it was, and runs that are done are not repeated.
+    Several processes may share it. device: as `plusx.train` takes it.
+
+    Raises InputError for options that do not fit and a budget too small for one seed; what `plusx.train` raises.
+    """
+    if name == "list":
+        return StudyList(tuple(map(_load, NAMES)))
+    chosen = _load(name)
+    _check(chosen, runs=runs, depths=depths, depth=depth, design=design, seeds=seeds)
+    budget_s, started = parse_duration(budget), time.perf_counter()
+    folder = given_path("out", out) if out is not None else Path("studies") / chosen.name
+    display = Display(show)
+    with ranks(device) as here:
+        if here.world > 1:
+            raise InputError("study: start it several times on one folder instead of by torchrun")
+        dataset = open_data(chosen.data if data is None else data, say=display.line)
+        plan = _recipe(chosen, recipe, dataset, epochs)
+        images, _, _ = dataset.split(plan.split.held_out, plan.split.seed)
+        question = Question(
+            place=Place(folder, dataset.spec, dataset, here, display.line),
+            recipe=plan,
+            design=None if design is None else _design(design),
+            size=plan.input_size or min(images.short_side(), LARGEST_DEFAULT_INPUT),
+            channels=1 if images.grey() else 3,
+            classes=len(dataset.classes),
+            seeds=seeds,
+            depths=tuple(depths),
+            depth=depth,
+            runs=tuple(given_path("runs", run) for run in runs),
+        )
+        arms = chosen.arms(question)
+        todo = schedule(arms, seeds, budget_s, question.place) if arms else Schedule((), (), 0.0)
+        outcomes, missing = carry_out(todo, question.place, budget_s)
+        return _write(chosen, question, todo, outcomes, missing, time.perf_counter() - started)
+
+
+def _load(name: str) -> Study:
+    if name not in NAMES:
+        raise InputError(f"study {name!r}: there is no such study ({', '.join(NAMES)}){did_you_mean(name, NAMES)}")
+    found = import_module(f"plusx.studies.{name.replace('-', '_')}").STUDY
+    assert isinstance(found, Study)
+    return found
+
+
+def _check(chosen: Study, *, seeds: int, **given: object) -> None:
+    if type(seeds) is not int or not 1 <= seeds <= 100:
+        raise InputError(f"seeds {seeds!r} is not a whole number from 1 to 100")
+    for option, value in given.items():
+        if value not in (None, ()) and value != [] and option not in chosen.options:
+            raise InputError(f"study {chosen.name}: it takes no {option}")
+    for needed in ("matplotlib", "scipy"):
+        try:
+            import_module(needed)
+        except ImportError:
+            raise InputError(f"study: {needed} not installed; pip install 'plusx[studies]' brings it") from None
+
+
+def _design(design: Design | str | Path) -> Design:
+    if isinstance(design, str | Path) and str(design).lower().endswith((".toml", ".json")):
+        return Design.read(given_path("design", design))
+    return find(str(design) if isinstance(design, Path) else design)
+
+
+def _recipe(chosen: Study, given: Recipe | str | Path | None, dataset: Any, epochs: int | None) -> Recipe:
+    if given is None and chosen.recipe is None:
+        recipe = usual_recipe(None, dataset, False).replace(label_smoothing=0.0, zero_init=False)
+    else:
+        recipe = usual_recipe(given or chosen.recipe, dataset, False)
+    if epochs is None:
+        return recipe
+    return recipe.replace(epochs=epochs, steps=None) if recipe.steps else recipe.replace(epochs=epochs)
+
+
+def _write(
+    chosen: Study, question: Question, todo: Schedule, outcomes: Outcomes, missing: tuple[str, ...], seconds: float
+) -> Finding:
+    """Conclude, and leave the page."""
+    place = question.place
+    found = chosen.conclude(question, outcomes)
+    again = [_command(chosen, question)]
+    for trial in todo.trials:
+        run = place.run(trial)
+        words = ["plusx", "train", place.data, "--design", f"{run}/design.toml", "--recipe", f"{run}/recipe.toml"]
+        again.append(shlex.join(words))
+    finding = Finding(
+        study=chosen.name,
+        claim=chosen.claim,
+        source=chosen.source,
+        verdict=found.verdict,
+        tables=found.tables,
+        figures=found.figures,
+        numbers=found.numbers,
+        notes=found.notes,
+        left_out=(*todo.left_out, *missing),
+        failed=tuple(f"{one.arm}, seed {one.seed}: {one.failed}" for one in outcomes.failed),
+        commands=tuple(again),
+        machine=environment.processor(),
+        seconds=seconds,
+        trained_seconds=sum(one.seconds for one in outcomes.whole),
+        folder=place.folder,
+    )
+    place.folder.mkdir(parents=True, exist_ok=True)
+    write_text(place.folder / PAGE, page(finding))
+    return finding
+
+
+def _command(chosen: Study, question: Question) -> str:
+    words = ["plusx", "study", chosen.name, *map(str, question.runs), "--data", question.place.data]
+    words += ["--seeds", str(question.seeds), "--out", str(question.place.folder)]
+    if question.design is not None:
+        words += ["--design", question.design.name or "DESIGN.toml"]
+    if question.depths:
+        words += ["--depths", ",".join(map(str, question.depths))]
+    if question.depth is not None:
+        words += ["--depth", str(question.depth)]
+    return shlex.join(words)

@@ -1,0 +1,76 @@
+"""What studies that set arms side by side have in common."""
+
+from collections.abc import Mapping
+
+from plusx.studies import figures
+from plusx.studies.numbers import Spread
+from plusx.studies.question import Conclusion, Question, Table
+from plusx.studies.trials import Outcome, Outcomes
+
+
+def depth_of(question: Question, usual: int) -> int:
+    """The depth asked for."""
+    return usual if question.depth is None else question.depth
+
+
+def compared(
+    outcomes: Outcomes,
+    against: str,
+    what: str,
+    published: Mapping[str, str] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Conclusion:
+    """Errors of each arm, and how far its held-out error is from that of the arm `against`, seed by seed."""
+    rows, numbers, told = [], [], []
+    for arm in outcomes.arms:
+        train, held_out = outcomes.spread(arm, _train), outcomes.spread(arm, _held_out)
+        gap = outcomes.gap(arm, against, _held_out)
+        low, high = gap.interval() if gap.n > 1 else (None, None)
+        shown = "·" if arm == against else gap.gap_text()
+        rows.append((arm, train.text(), held_out.text(), shown, *(() if published is None else (published[arm],))))
+        numbers.append(
+            {
+                what: arm,
+                "train_error_percent": train._asdict(),
+                "held_out_error_percent": held_out._asdict(),
+                "points_from_" + against.replace(" ", "_"): {**gap._asdict(), "low": low, "high": high},
+            }
+        )
+        if arm != against:
+            told.append((arm, gap))
+    headings = [what, "training error %", "held-out error %", f"points from {against}"]
+    headings += [] if published is None else ["published %"]
+    spreads = [outcomes.spread(arm, _held_out) for arm in outcomes.arms]
+    figure = figures.bars(
+        "Held-out error; bars are standard deviations over the seeds.",
+        "held-out error, %",
+        outcomes.arms,
+        [spread.mean for spread in spreads],
+        [spread.std for spread in spreads],
+    )
+    best = min(outcomes.arms, key=lambda arm: outcomes.spread(arm, _held_out).mean)
+    words = f"{best} has the lowest held-out error, {outcomes.spread(best, _held_out).text()} %. "
+    table = Table(
+        "Errors after the last epoch, mean ± standard deviation; differences with their 95 % intervals",
+        tuple(headings),
+        tuple(rows),
+    )
+    return Conclusion(words + _differences(told, against), (table,), (figure,), {"arms": numbers}, notes)
+
+
+def _differences(told: list[tuple[str, Spread]], against: str) -> str:
+    shown = [(arm, gap) for arm, gap in told if gap.n > 1 and (gap.interval()[0] > 0 or gap.interval()[1] < 0)]
+    if not any(gap.n > 1 for _, gap in told):
+        return "One seed each cannot tell differences from chance."
+    if not shown:
+        return f"No arm's difference from {against} is more than chance at 95 %."
+    parts = [f"{arm} {'worse' if gap.mean > 0 else 'better'} by {abs(gap.mean):.2f} points" for arm, gap in shown]
+    return f"Against {against}, beyond chance at 95 %: {'; '.join(parts)}. The others cannot be told from it."
+
+
+def _train(outcome: Outcome) -> float:
+    return outcome.train_error_percent
+
+
+def _held_out(outcome: Outcome) -> float:
+    return outcome.held_out_error_percent

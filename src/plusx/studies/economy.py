@@ -1,0 +1,217 @@
+"""Economy: does the bottleneck save without hurting?
+
+Claim: a bottleneck of the same width takes far fewer parameters and multiply-adds than two 3×3 convolutions, without
+doing worse; so deep networks are built of it.
+Source: arXiv 1512.03385, §4.1 ("Deeper Bottleneck Architectures") and Figure 5.
+Command: plusx study economy [--depth 20] [--design FILE] [--data cifar10]
+"""
+
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from plusx import families
+from plusx.cost import cost
+from plusx.design import BottleneckSpec, BuildingSpec, Design, Stage
+from plusx.network import build
+from plusx.notation import count
+from plusx.studies import figures
+from plusx.studies.arms import depth_of
+from plusx.studies.numbers import Spread
+from plusx.studies.question import Conclusion, Question, Study, Table
+from plusx.studies.trials import Arm, Outcome, Outcomes
+
+BUILDING = "building"
+EQUALS = ("width", "macs", "params", "latency")
+LATENCY_BATCH = 64
+"""Images at once while latency is measured: with one, small networks cost nothing but the calls."""
+
+REDUCTION = 4
+"""A bottleneck's width over its inner width, as in the paper."""
+
+_FACTORS = [2 ** (k / 8) for k in range(-8, 33)]
+
+
+def arms(question: Question) -> list[Arm]:
+    """Building blocks, and bottlenecks that equal them in one thing each, in as many blocks."""
+    return [Arm(name, one.design, question.recipe) for name, one in _compared(question).items()]
+
+
+class _Network(NamedTuple):
+    design: Design
+    ms: float
+
+
+def _compared(question: Question) -> dict[str, _Network]:
+    """What is compared, by name, each with its latency: measured once in a study's folder."""
+    base = question.design or families.cifar(depth_of(question, 20))
+    building = question.fitting(_of_buildings(base))
+
+    def make() -> dict[str, list[Any]]:
+        measures: dict[str, Callable[[Design], float]] = {
+            "macs": lambda one: cost(one, question.size).macs,
+            "params": lambda one: cost(one, question.size).params,
+            "latency": lambda one: _ms(question, one),
+        }
+        equal = {"width": _of_bottlenecks(building, 1.0)}
+        equal |= {what: _equal(building, measure) for what, measure in measures.items()}
+        found = {BUILDING: building}
+        for design in dict.fromkeys(equal[what] for what in EQUALS):
+            names = " and ".join(what for what in EQUALS if equal[what] == design)
+            found[f"bottleneck, equal {names}"] = design
+        return {name: [design.to_dict(), _ms(question, design)] for name, design in found.items()}
+
+    depends_on = [building.digest, question.size, str(question.place.here.device), torch.get_num_threads()]
+    known = question.place.remembered("economy", depends_on, make)
+    named = {name: f"{base.name or 'design'}-{re.sub('[^a-z]+', '-', name)}" for name in known}
+    return {
+        name: _Network(Design.from_dict(fields).replace(name=named[name]), ms) for name, (fields, ms) in known.items()
+    }
+
+
+def _ms(question: Question, design: Design) -> float:
+    """Of a forward pass of `LATENCY_BATCH` images in eager torch on the study's device: the least of several."""
+    device = question.place.here.device
+    net = build(design, seed=0).to(device).eval()
+    images = torch.zeros(LATENCY_BATCH, question.channels, question.size, question.size, device=device)
+    times = []
+    with torch.inference_mode():
+        for _ in range(7):
+            start = time.perf_counter()
+            float(net(images).sum())  # which waits for a GPU
+            times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(sorted(times[1:])[:3])
+
+
+def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
+    """Costs and errors side by side."""
+    compared = {name: one for name, one in _compared(question).items() if name in outcomes.arms}
+    prices = {name: cost(one.design, question.size) for name, one in compared.items()}
+    base, base_ms = prices[BUILDING], compared[BUILDING].ms
+    rows, numbers, words = [], [], []
+    for name, (design, ms) in compared.items():
+        price, error = prices[name], outcomes.spread(name, _held_out)
+        gap = outcomes.gap(name, BUILDING, _held_out)
+        shares = price.params / base.params, price.macs / base.macs, ms / base_ms
+        rows.append(
+            (
+                name,
+                "-".join(str(stage.width) for stage in design.stages),
+                f"{count(price.params)} ({shares[0]:.2f})",
+                f"{count(price.macs)} ({shares[1]:.2f})",
+                f"{ms:.1f} ({shares[2]:.2f})",
+                outcomes.spread(name, lambda one: one.train_error_percent).text(),
+                error.text(),
+                "·" if name == BUILDING else gap.gap_text(),
+            )
+        )
+        numbers.append(
+            {
+                "network": name,
+                "params": price.params,
+                "macs": price.macs,
+                f"latency_ms_at_batch_{LATENCY_BATCH}": ms,
+                "held_out_error_percent": error._asdict(),
+                "points_from_building": gap._asdict(),
+            }
+        )
+        if name != BUILDING:
+            words.append(_sentence(name, shares, gap))
+    headings = (
+        "network",
+        "widths",
+        "params",
+        "macs",
+        f"ms for {LATENCY_BATCH}",
+        "training error %",
+        "held-out error %",
+    )
+    table = Table(
+        "Costs (in brackets: times the building blocks'), errors after the last epoch, differences with 95 % intervals",
+        (*headings, "points from building"),
+        tuple(rows),
+        words=2,
+    )
+    spreads = [outcomes.spread(name, _held_out) for name in outcomes.arms]
+    figure = figures.bars(
+        "Held-out error; bars are standard deviations over the seeds.",
+        "held-out error, %",
+        outcomes.arms,
+        [spread.mean for spread in spreads],
+        [spread.std for spread in spreads],
+    )
+    note = "Widths go in steps, so costs are equal to a few percent; the columns in brackets say how nearly."
+    return Conclusion(" ".join(words), (table,), (figure,), {"networks": numbers}, (note,))
+
+
+STUDY = Study(
+    name="economy",
+    claim="The bottleneck saves parameters and computation without doing worse",
+    source="arXiv 1512.03385, §4.1 and Figure 5",
+    arms=arms,
+    conclude=conclude,
+    options=frozenset(["design", "depth"]),
+)
+
+
+def _held_out(outcome: Outcome) -> float:
+    return outcome.held_out_error_percent
+
+
+def _sentence(name: str, shares: tuple[float, float, float], gap: Spread) -> str:
+    low, high = gap.interval()
+    if gap.n < 2:
+        said = f"{gap.mean:+.2f} points away, which one seed cannot tell from chance"
+    elif low > 0:
+        said = f"worse by {gap.mean:.2f} points ({gap.interval_text()})"
+    elif high < 0:
+        said = f"better by {-gap.mean:.2f} points ({gap.interval_text()})"
+    else:
+        said = f"not to be told apart ({gap.mean:+.2f} points; {gap.interval_text()})"
+    params, macs, time = shares
+    costs = f"{params:.2f} of the parameters, {macs:.2f} of the multiply-adds, {time:.2f} of the time"
+    return f"{name.capitalize()} ({costs}): {said}."
+
+
+def _of_buildings(design: Design) -> Design:
+    return design.replace(stages=tuple(_stage(stage, BuildingSpec, stage.width, None) for stage in design.stages))
+
+
+def _of_bottlenecks(design: Design, factor: float) -> Design:
+    stages = []
+    for stage in design.stages:
+        width = REDUCTION * max(1, round(stage.width * factor / REDUCTION))
+        stages.append(_stage(stage, BottleneckSpec, width, width // REDUCTION))
+    # the stem's channels reach the first addition by shortcut A only where there are no more than the stage has
+    stem = design.stem.replace(width=min(design.stem.width, stages[0].width))
+    return design.replace(stem=stem, stages=tuple(stages))
+
+
+def _stage(stage: Stage, kind: type[BuildingSpec] | type[BottleneckSpec], width: int, mid: int | None) -> Stage:
+    kept = {name: value for name, value in stage.block if name in BuildingSpec.model_fields and name != "kind"}
+    if stage.block.groups != 1:
+        kept["groups"] = math.gcd(stage.block.groups, mid or width)
+    return stage.replace(block=kind(**kept), width=width, mid=mid)
+
+
+def _equal(building: Design, measure: Callable[[Design], float]) -> Design:
+    """Bottlenecks as wide as brings `measure`, which grows with the width, nearest to that of the building blocks."""
+    wanted = measure(building)
+    low, high = 0, len(_FACTORS) - 1
+    found: dict[int, float] = {}
+
+    def at(index: int) -> float:
+        if index not in found:
+            found[index] = measure(_of_bottlenecks(building, _FACTORS[index]))
+        return found[index]
+
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if at(middle) < wanted else (low, middle)
+    best = min((low, high), key=lambda index: abs(math.log(at(index) / wanted)))
+    return _of_bottlenecks(building, _FACTORS[best])

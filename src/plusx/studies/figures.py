@@ -1,0 +1,117 @@
+"""A study's figures, by matplotlib, as SVG: told apart by dashes and marks as well as colours, legible in grey."""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+"""Okabe and Ito's, which the colour-blind tell apart."""
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 3)))
+_MARKS = "osD^vPX"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture as SVG text, and the sentence below it."""
+
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points joined by a line. spread: standard deviations of y, drawn as bars; () for none."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float] = ()
+    style: int = 0
+    marked: bool = True
+    dashed: bool | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A pair of axes."""
+
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line]
+    log: bool = False
+    integers: bool = False
+
+
+def lines(caption: str, *panels: Panel, shared: bool = False) -> Figure:
+    """Panels side by side. shared: with one y axis for all."""
+
+    def draw(axes: "Sequence[Axes]") -> None:
+        for each, panel in zip(axes, panels, strict=True):
+            for line in panel.lines:
+                _line(each, line)
+            each.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+            if panel.log:
+                each.set_yscale("log")
+            if panel.integers:
+                each.set_xticks(sorted({x for line in panel.lines for x in line.x}))
+            each.legend(frameon=False, fontsize=9)
+
+    return Figure(caption, _drawn(draw, len(panels), shared))
+
+
+def bars(caption: str, y: str, names: Sequence[str], values: Sequence[float], spread: Sequence[float]) -> Figure:
+    """A horizontal bar for each name, its standard deviation upon it, and its value beside it."""
+
+    def draw(axes: "Sequence[Axes]") -> None:
+        place = range(len(names))
+        axes[0].barh(place, values, xerr=spread, color="#9db9d3", edgecolor="#1b1f24", height=0.6, capsize=3)
+        most = max([value + reach for value, reach in zip(values, spread, strict=True)], default=1.0)
+        for at, value, reach in zip(place, values, spread, strict=True):
+            axes[0].text(value + reach + 0.01 * most, at, f"{value:.3g}", va="center", fontsize=9)
+        axes[0].set_yticks(place, names)
+        axes[0].invert_yaxis()
+        axes[0].set(xlabel=y, xlim=(0, 1.12 * most))
+
+    return Figure(caption, _drawn(draw, 1, False, height=0.9 + 0.36 * len(names)))
+
+
+def _line(axes: "Axes", line: Line) -> None:
+    dashes = _DASHES[line.style % len(_DASHES)] if line.dashed is None else ("--" if line.dashed else "-")
+    look: dict[str, Any] = {"color": _COLOURS[line.style % len(_COLOURS)], "linestyle": dashes, "label": line.name}
+    if line.marked:
+        look |= {"marker": _MARKS[line.style % len(_MARKS)], "markersize": 5}
+    if line.spread:
+        axes.errorbar(line.x, line.y, yerr=line.spread, capsize=3, **look)
+    else:
+        axes.plot(line.x, line.y, **look)
+
+
+_numbers: Iterator[int] = iter(cycle(range(10_000)))
+
+
+def _drawn(draw: "Callable[[Sequence[Axes]], None]", panels: int, shared: bool, height: float = 3.4) -> str:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Page
+
+    # text stays text; ids are told apart, for several figures share a page
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": f"plusx-{next(_numbers)}", "font.family": "sans-serif"}
+    settings |= {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dfe3e8"}
+    with rc_context(settings):
+        page = Page(figsize=(4.6 * panels if panels > 1 else 6.4, height), layout="constrained")
+        FigureCanvasSVG(page)
+        axes = page.subplots(1, panels, sharey=shared, squeeze=False)[0]
+        for each in axes:
+            each.set_axisbelow(True)
+        draw(list(axes))
+        file = io.StringIO()
+        page.savefig(file, format="svg", metadata={"Date": None})
+    svg = re.sub(r"^.*?(?=<svg)", "", file.getvalue(), count=1, flags=re.DOTALL)
+    return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

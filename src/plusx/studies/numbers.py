@@ -1,0 +1,75 @@
+"""Means, standard deviations and confidence intervals of a few numbers; and spans of time in words."""
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from plusx.errors import InputError
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+class Spread(NamedTuple):
+    """Of n numbers: their mean, and their standard deviation (of a sample; 0 for one number)."""
+
+    mean: float
+    std: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of some numbers; NaN for none."""
+        if not values:
+            return cls(math.nan, math.nan, 0)
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Where the mean lies with that confidence, by Student's t; unbounded for fewer than two numbers."""
+        if self.n < 2:
+            return -math.inf, math.inf
+        from scipy.stats import t
+
+        reach = float(t.ppf((1 + level) / 2, self.n - 1)) * self.std / math.sqrt(self.n)
+        return self.mean - reach, self.mean + reach
+
+    def text(self, digits: int = 2) -> str:
+        """As "mean ± std"."""
+        return f"{self.mean:.{digits}f} ± {self.std:.{digits}f}" if self.n > 1 else f"{self.mean:.{digits}f}"
+
+    def gap_text(self, digits: int = 2) -> str:
+        """A difference as "+mean (low to high)", the 95 % interval in brackets where there is one."""
+        if self.n < 2:
+            return f"{self.mean:+.{digits}f}"
+        low, high = self.interval()
+        return f"{self.mean:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+    def interval_text(self, digits: int = 2) -> str:
+        """The 95 % interval, in words."""
+        if self.n < 2:
+            return "no interval from one seed"
+        low, high = self.interval()
+        return f"95 % interval {low:.{digits}f} to {high:.{digits}f}, n = {self.n}"
+
+
+def duration(seconds: float) -> str:
+    """As "1h05m", "3m20s" or "4.2s"."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes = round(seconds) // 60
+    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{round(seconds) % 60:02d}s"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in "15m", "1h30m", "90s" or "90". Raises InputError."""
+    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip().lower())
+    try:
+        if found is None or not any(found.groups()):
+            raise ValueError
+        seconds = sum(float(part or 0) * unit for part, unit in zip(found.groups(), _UNITS.values(), strict=True))
+    except ValueError:
+        raise InputError(f"budget {text!r} is no span of time such as 15m, 1h30m or 90s") from None
+    if seconds <= 0:
+        raise InputError(f"budget {text!r} is no time at all")
+    return seconds

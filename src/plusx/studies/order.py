@@ -1,0 +1,45 @@
+"""Order: does it matter where norms and activations stand around the addition?
+
+Claim: "the last activation comes after the addition" is one of five orders; pre-activation is the best for very deep
+networks, and a norm after the addition the worst.
+Source: arXiv 1603.05027, §4 and Table 2 (ResNet-110 on CIFAR-10: 6.61, 8.17, 7.84, 6.71, 6.37 % for orders a to e).
+Command: plusx study order [--depth 20] [--design FILE] [--data cifar10]
+"""
+
+from typing import get_args
+
+from plusx import families
+from plusx.design import Design, Order
+from plusx.studies.arms import compared, depth_of
+from plusx.studies.question import Conclusion, Question, Study
+from plusx.studies.trials import Arm, Outcomes
+
+ORDERS: tuple[Order, ...] = get_args(Order)
+PUBLISHED = dict(zip(ORDERS, (6.61, 8.17, 7.84, 6.71, 6.37), strict=True))
+"""Test errors of ResNet-110 on CIFAR-10 in percent (Table 2)."""
+
+
+def arms(question: Question) -> list[Arm]:
+    """The same network in each order."""
+    design = question.design or families.cifar(depth_of(question, 20))
+    return [Arm(order, question.fitting(_ordered(design, order)), question.recipe) for order in ORDERS]
+
+
+def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
+    """Errors by order, and each one's distance from the original."""
+    return compared(outcomes, "original", "order", {order: f"{PUBLISHED[order]:.2f}" for order in ORDERS})
+
+
+STUDY = Study(
+    name="order",
+    claim="Of the five orders around the addition, pre-activation does best and a norm after the addition worst",
+    source="arXiv 1603.05027, §4 and Table 2 (ResNet-110 on CIFAR-10)",
+    arms=arms,
+    conclude=conclude,
+    options=frozenset(["design", "depth"]),
+)
+
+
+def _ordered(design: Design, order: Order) -> Design:
+    stages = tuple(stage.replace(block=stage.block.replace(order=order)) for stage in design.stages)
+    return design.replace(name=f"{design.name or 'design'}-{order}", stages=stages)

@@ -1,0 +1,48 @@
+"""Shortcuts: identity where it can be, or more?
+
+Claim: shortcuts A (zero channels), B (1×1 convolutions where shapes change) and C (everywhere) differ little, C being
+best by parameters that are not worth it (Table 3 of the paper); on very deep networks anything but the identity does
+harm (Table 1 of the second); averaging before the convolution, D, does good.
+Source: arXiv 1512.03385 §4.1, Table 3; arXiv 1603.05027 §3, Table 1; arXiv 1812.01187 §4.2.
+Command: plusx study shortcuts [--depth 20] [--design FILE] [--data cifar10]
+
+Of Table 1 this tries the 1×1 shortcut (C; 12.22 % there at 110 layers, against 6.61 of the identity). Constant scaling,
+gates and dropout on the shortcut are no kinds of a block here, and are left out.
+"""
+
+from plusx import families
+from plusx.design import Design, Shortcut
+from plusx.studies.arms import compared, depth_of
+from plusx.studies.question import Conclusion, Question, Study
+from plusx.studies.trials import Arm, Outcomes
+
+SHORTCUTS: tuple[Shortcut, ...] = ("A", "B", "C", "D")
+
+
+def arms(question: Question) -> list[Arm]:
+    """The same network with each kind of shortcut."""
+    design = question.design or families.cifar(depth_of(question, 20))
+    return [
+        Arm(f"shortcut {kind}", question.fitting(_with(design, kind)), question.recipe, tier=0) for kind in SHORTCUTS
+    ]
+
+
+def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
+    """Errors by shortcut, and each one's distance from B."""
+    note = "Constant scaling, gates and dropout on the shortcut (arXiv 1603.05027, Table 1) are not tried."
+    return compared(outcomes, "shortcut B", "shortcut", notes=(note,))
+
+
+STUDY = Study(
+    name="shortcuts",
+    claim="Shortcuts A, B, C and D differ little, and an identity is all that is needed",
+    source="arXiv 1512.03385 §4.1 and Table 3; arXiv 1603.05027 §3 and Table 1; arXiv 1812.01187 §4.2",
+    arms=arms,
+    conclude=conclude,
+    options=frozenset(["design", "depth"]),
+)
+
+
+def _with(design: Design, shortcut: Shortcut) -> Design:
+    stages = tuple(stage.replace(block=stage.block.replace(shortcut=shortcut)) for stage in design.stages)
+    return design.replace(name=f"{design.name or 'design'}-{shortcut}", stages=stages)

@@ -1,0 +1,278 @@
+"""Signals: do responses and gradients survive depth?
+
+Claim: gradients vanish as networks get deeper, and shortcuts keep them alive.
+Source: the claim is a common one; arXiv 1512.03385 §4.1 says that plain networks *with batch norm* have healthy
+gradients, and its Figure 7 that residual branches respond less the deeper the network; arXiv 1702.08591 §2 that the
+gradients of neighbouring inputs lose their likeness with depth ("shattering"), in residual networks more slowly.
+Command: plusx study signals [--depths 20,56] [--design FILE] [--data cifar10]
+
+Measured on a batch of the training images, in one forward and one backward pass, per block:
+response     standard deviation of the branch's output, before the addition
+gradient     mean over the images of the norm of the loss's gradient at the block's input
+likeness     correlation of the gradients at the block's input between an image and the same image moved a tenth of the
+             way to another one: the gradient of one random mixture of the logits, so that labels play no part
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plusx import families
+from plusx.data import Loader
+from plusx.data.augment import normalise
+from plusx.design import Design
+from plusx.inference import open_model
+from plusx.network import Network, build
+from plusx.studies import figures
+from plusx.studies.degradation import deepened
+from plusx.studies.numbers import Spread
+from plusx.studies.question import Conclusion, Question, Study, Table
+from plusx.studies.trials import Arm, Outcomes
+
+DEPTHS = (20, 56)
+BATCH = 64
+"""Images that are measured on; half of them are the other half, moved."""
+
+KINDS = ("plain", "residual")
+_STATES = {
+    "new": "with batch norm, as it begins,",
+    "new, no norms": "without norms",
+    "new, no norms, small": "without norms and with small weights",
+}
+
+MOVED = 0.1
+SMALL = 0.01
+"""Standard deviation of weights as networks were begun before arXiv 1502.01852."""
+
+
+class Signal(NamedTuple):
+    """Of one block; see the top of this file."""
+
+    response: float
+    gradient: float
+    likeness: float
+
+
+def measure(net: Network, images: Tensor, labels: Tensor, seed: int = 0) -> list[Signal]:
+    """The signals of each block, in the order they run, in training mode; the network is left as it was.
+
+    images: float32, N C H W, N even, the second half being the first half, moved a little. One forward and two
+    backward passes, the second of which is needed for `likeness` alone.
+    """
+    net = copy.deepcopy(net).train()
+    images = images.to(next(net.parameters()).dtype)
+    inputs: list[Tensor] = []
+    responses: list[float] = []
+    handles = []
+    for block in net.blocks():
+        handles.append(block.register_forward_pre_hook(lambda _, given: inputs.append(given[0])))
+        handles.append(
+            block.branch.register_forward_hook(lambda _, __, out: responses.append(float(out.detach().std())))
+        )
+    logits = net(images.detach().requires_grad_())
+    for handle in handles:
+        handle.remove()
+    loss = functional.cross_entropy(logits, labels, reduction="sum")
+    gradients = torch.autograd.grad(loss, inputs, retain_graph=True)
+    mixture = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(seed)).to(logits)
+    likened = torch.autograd.grad((logits @ mixture).sum(), inputs)
+    return [
+        Signal(response, float(gradient.flatten(1).norm(dim=1).mean()), _likeness(like))
+        for response, gradient, like in zip(responses, gradients, likened, strict=True)
+    ]
+
+
+def without_norms(design: Design, seed: int, std: float | None = None) -> Network:
+    """A network at initialisation, its batch norms left out. std: of its weights, instead of He's (1502.01852)."""
+    net, generator = build(design, seed=seed), torch.Generator().manual_seed(seed)
+    for name, part in list(net.named_modules()):
+        if isinstance(part, nn.BatchNorm2d):
+            parent, _, own = name.rpartition(".")
+            setattr(net.get_submodule(parent), own, nn.Identity())
+        elif isinstance(part, nn.Conv2d) and std is not None:
+            nn.init.normal_(part.weight, std=std, generator=generator)
+    return net.double()  # for gradients of 1e-50
+
+
+def arms(question: Question) -> list[Arm]:
+    """Plain and residual at the greatest depth, trained for a quarter of the recipe and for all of it."""
+    depth = _depths(question)[-1]
+    early = question.recipe.replace(epochs=max(1, question.recipe.epochs // 4))
+    found = []
+    for kind, design in _twins(question, depth).items():
+        found += [Arm(f"{kind} {depth}, a quarter", design, early), Arm(f"{kind} {depth}", design, question.recipe)]
+    return found
+
+
+def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
+    """Signals at initialisation, with and without norms, and after training."""
+    images, labels = _batch(question)
+    measured = {
+        name: [measure(net, images, labels, seed) for seed, net in enumerate(nets)] for name, nets in _initial(question)
+    }
+    for arm in outcomes.arms:
+        nets = [open_model(one.folder, "cpu").net for one in outcomes.of(arm)]
+        measured[f"{arm}, trained"] = [measure(net, images, labels, seed) for seed, net in enumerate(nets)]
+    rows, numbers = [], []
+    for name, runs in measured.items():
+        ratio = Spread.of([_decades(run) for run in runs])
+        ends = [
+            _power(_mean([_mean_log(_fifth([one.response for one in run], last)) for run in runs]))
+            for last in (False, True)
+        ]
+        like = Spread.of([run[0].likeness for run in runs])
+        rows.append((name, *ends, _power(ratio.mean), f"{ratio.text(1)}", like.text(2), str(ratio.n)))
+        numbers.append(
+            {
+                "network": name,
+                "gradient_decades_first_over_last": ratio._asdict(),
+                "likeness_at_first_block": like._asdict(),
+                "blocks": [
+                    {key: _mean([getattr(run[block], key) for run in runs]) for key in Signal._fields}
+                    for block in range(len(runs[0]))
+                ],
+            }
+        )
+    headings = (
+        "network",
+        "response, first fifth",
+        "last fifth",
+        "gradient, first ÷ last",
+        "in powers of ten",
+        "likeness at the first",
+        "seeds",
+    )
+    table = Table("Signals, mean over the seeds", headings, tuple(rows))
+    pictures = tuple(_figures(measured))
+    return Conclusion(_verdict(question, measured), (table,), pictures, {"networks": numbers}, _NOTES)
+
+
+_NOTES = (
+    "Without norms networks are measured as they begin, not trained: every network here is trained with them.",
+    "Gradient, first ÷ last: the mean norm at the inputs of the first fifth of the blocks over that of the last fifth.",
+)
+
+STUDY = Study(
+    name="signals",
+    claim="Gradients vanish as networks get deeper, and shortcuts keep them alive",
+    source="arXiv 1512.03385, §4.1 and Figure 7; arXiv 1702.08591, §2",
+    arms=arms,
+    conclude=conclude,
+    options=frozenset(["depths", "design"]),
+)
+
+
+def _depths(question: Question) -> tuple[int, ...]:
+    return tuple(sorted(set(question.depths or (DEPTHS if question.design is None else (1,)))))
+
+
+def _twins(question: Question, depth: int) -> dict[str, Design]:
+    if question.design is None:
+        design = question.fitting(families.cifar(depth))
+    else:
+        design = question.fitting(deepened(question.design, depth))
+    return {"plain": design.plain_twin(f"{design.name or 'design'}-plain"), "residual": design}
+
+
+def _initial(question: Question) -> Iterator[tuple[str, list[Network]]]:
+    seeds = range(question.seeds)
+    for depth in _depths(question):
+        for kind, design in _twins(question, depth).items():
+            name = f"{kind} {depth}"
+            yield f"{name}, new", [build(design, seed=seed) for seed in seeds]
+            yield f"{name}, new, no norms", [without_norms(design, seed) for seed in seeds]
+            yield f"{name}, new, no norms, small", [without_norms(design, seed, SMALL) for seed in seeds]
+
+
+def _batch(question: Question) -> tuple[Tensor, Tensor]:
+    """Training images, and the same moved a little towards one another; and their labels."""
+    images, _, _ = question.place.dataset.split(question.recipe.split.held_out, question.recipe.split.seed)
+    half = BATCH // 2
+    some = images.take([int(k) for k in torch.linspace(0, len(images) - 1, half).round().long()])
+    pixels, labels = Loader(some, question.size, question.channels)[torch.arange(half)]
+    scaled = normalise(pixels, *(((value,) * question.channels) for value in (127.5 / 255, 64 / 255)))
+    moved = (1 - MOVED) * scaled + MOVED * scaled.roll(1, 0)
+    return torch.cat([scaled, moved]), labels.repeat(2)
+
+
+def _likeness(gradient: Tensor) -> float:
+    one, two = (half - half.mean(1, keepdim=True) for half in gradient.flatten(1).chunk(2))
+    return float(functional.cosine_similarity(one, two).mean())
+
+
+def _fifth(values: Sequence[float], last: bool) -> Sequence[float]:
+    count = max(1, len(values) // 5)
+    return values[-count:] if last else values[:count]
+
+
+def _decades(run: Sequence[Signal]) -> float:
+    """log10 of the gradient's norm in the first blocks over that in the last."""
+    values = [signal.gradient for signal in run]
+    return _mean_log(_fifth(values, False)) - _mean_log(_fifth(values, True))
+
+
+def _mean_log(values: Sequence[float]) -> float:
+    return _mean([math.log10(max(value, 1e-300)) for value in values])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _power(decades: float) -> str:
+    return f"{10**decades:.2g}" if math.isfinite(decades) else "·"
+
+
+def _verdict(question: Question, measured: dict[str, list[list[Signal]]]) -> str:
+    depth = _depths(question)[-1]
+    words = []
+    for kind in KINDS:
+        told = []
+        for state, said in _STATES.items():
+            decades = _mean([_decades(run) for run in measured[f"{kind} {depth}, {state}"]])
+            told.append(f"{said} {_power(decades)} times")
+        trained = measured.get(f"{kind} {depth}, trained")
+        if trained:
+            told.append(f"with batch norm, once trained, {_power(_mean([_decades(run) for run in trained]))} times")
+        words.append(
+            f"{kind.capitalize()}, depth {depth}: the gradient at the first blocks is, of that at the last, "
+            f"{'; '.join(told)}."
+        )
+    like = {kind: _mean([run[0].likeness for run in measured[f"{kind} {depth}, new"]]) for kind in KINDS}
+    words.append(
+        f"With batch norm, as networks begin, gradients of neighbouring images correlate by {like['plain']:.2f} at the "
+        f"first block of the plain network and by {like['residual']:.2f} of the residual one."
+    )
+    return " ".join(words)
+
+
+def _figures(measured: dict[str, list[list[Signal]]]) -> Iterator[figures.Figure]:
+    told = {
+        "response": "Standard deviation of the branches' outputs, block by block, as in the paper's Figure 7.",
+        "gradient": "Norm of the loss's gradient at each block's input, block by block.",
+        "likeness": "Correlation of the gradients of neighbouring images at each block's input.",
+    }
+    for key, caption in told.items():
+        panels = []
+        for title, wanted in (("as they begin", ", new"), ("trained", ", trained")):
+            chosen = {name: runs for name, runs in measured.items() if wanted in name}
+            drawn = [
+                figures.Line(
+                    name.replace(", new", "").replace(", trained", ""),
+                    [(block + 1) / len(runs[0]) for block in range(len(runs[0]))],
+                    [_mean([getattr(run[block], key) for run in runs]) for block in range(len(runs[0]))],
+                    style=style,
+                    marked=len(runs[0]) <= 12,
+                )
+                for style, (name, runs) in enumerate(chosen.items())
+            ]
+            if drawn:
+                panels.append(
+                    figures.Panel(title, "place in the network, first to last", key, drawn, log=key != "likeness")
+                )
+        yield figures.lines(caption, *panels)

@@ -1,0 +1,275 @@
+"""The trainings that a study consists of: planned to a time budget, and each run once, whoever starts it.
+
+    arms × seeds ──schedule──▶ trials ──carry_out──▶ runs/NAME/ (run folders of plusx.train) ──▶ Outcome, Outcome, …
+
+A trial's name says all that its result depends on, so what is in a study's folder is never taken for something else. A
+trial that was stopped goes on where it was. Processes that share a folder, on one machine or several, each take the
+next trial that nobody has.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from plusx import run_folder
+from plusx.checkpoint import write_text
+from plusx.data import Dataset
+from plusx.design import Design
+from plusx.errors import InputError, WorkError
+from plusx.pace import run_seconds
+from plusx.plan import make_plan
+from plusx.ranks import Ranks
+from plusx.recipe import Recipe
+from plusx.studies.numbers import Spread, duration
+from plusx.train import train
+
+AROUND_SECONDS = 1.0
+"""Of a training beside its steps: opening the data, the first step, the report."""
+
+POLL_SECONDS = 0.5
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that are compared: a Design, trained by a Recipe. Higher tiers are left out first."""
+
+    name: str
+    design: Design
+    recipe: Recipe
+    tier: int = 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of an arm: with one seed, on one set."""
+
+    arm: Arm
+    seed: int
+    data: str
+
+    @property
+    def recipe(self) -> Recipe:
+        """The arm's, with this seed."""
+        return self.arm.recipe.replace(seed=self.seed)
+
+    @property
+    def name(self) -> str:
+        """Of its folder: readable, and different for whatever would be trained differently."""
+        told = {"design": self.arm.design.digest, "recipe": self.recipe.model_dump(mode="json"), "data": self.data}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{re.sub(r'[^a-z0-9]+', '-', self.arm.name.lower()).strip('-')}-seed{self.seed}-{digest}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial gave. epochs: records as `plusx.records.Epoch`. failed: why it has none, or "". seconds: it took."""
+
+    arm: str
+    seed: int
+    folder: Path
+    epochs: tuple[dict[str, Any], ...]
+    seconds: float
+    failed: str = ""
+
+    @property
+    def train_error_percent(self) -> float:
+        """Of the training images as they were seen in the last epoch."""
+        return 100 - float(self.epochs[-1]["train_accuracy_percent"])
+
+    @property
+    def held_out_error_percent(self) -> float:
+        """Of the images held out, after the last epoch."""
+        return 100 - float(self.epochs[-1]["held_out_accuracy_percent"])
+
+
+class Outcomes:
+    """What trials gave, by arm; those that failed are kept apart."""
+
+    def __init__(self, outcomes: Iterable[Outcome]) -> None:
+        every = list(outcomes)
+        self.failed = [one for one in every if one.failed]
+        self.whole = [one for one in every if not one.failed]
+
+    def of(self, arm: str) -> list[Outcome]:
+        """An arm's, by seed."""
+        return sorted((one for one in self.whole if one.arm == arm), key=lambda one: one.seed)
+
+    @property
+    def arms(self) -> list[str]:
+        """Those that have any."""
+        return list(dict.fromkeys(one.arm for one in self.whole))
+
+    def spread(self, arm: str, value: Callable[[Outcome], float]) -> Spread:
+        """Of a value over an arm's seeds."""
+        return Spread.of([value(one) for one in self.of(arm)])
+
+    def gap(self, arm: str, less: str, value: Callable[[Outcome], float]) -> Spread:
+        """How much larger it is for one arm than for another, seed by seed."""
+        other = {one.seed: value(one) for one in self.of(less)}
+        return Spread.of([value(one) - other[one.seed] for one in self.of(arm) if one.seed in other])
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and on what a study's trials run. say: is given a line now and then."""
+
+    folder: Path
+    data: str
+    dataset: Dataset
+    here: Ranks
+    say: Callable[[str], None]
+
+    def outcome(self, trial: Trial) -> Outcome | None:
+        """What a trial gave, if it ran already."""
+        try:
+            record = json.loads((self.folder / "results" / f"{trial.name}.json").read_text(encoding="utf-8"))
+            epochs = tuple(record["epochs"])
+            found = Outcome(trial.arm.name, trial.seed, self.run(trial), epochs, record["seconds"], record["failed"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if found.failed or epochs else None
+
+    def run(self, trial: Trial) -> Path:
+        """A trial's run folder."""
+        return self.folder / "runs" / trial.name
+
+    def remembered(self, what: str, depends_on: object, make: Callable[[], T]) -> T:
+        """What `make` gives, plain data, made once for all processes and later starts: measured times differ."""
+        from filelock import FileLock
+
+        told = json.dumps(depends_on, sort_keys=True)
+        file = self.folder / "measured" / f"{what}-{hashlib.sha256(told.encode()).hexdigest()[:8]}.json"
+        _make(file.parent)
+        with FileLock(f"{file}.lock"):
+            try:
+                found: T = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                found = make()
+                write_text(file, json.dumps(found))
+        return found
+
+    def keep(self, trial: Trial, outcome: Outcome) -> Outcome:
+        """Write down what a trial gave."""
+        record = {key: value for key, value in asdict(outcome).items() if key != "folder"}
+        write_text(self.folder / "results" / f"{trial.name}.json", json.dumps(record))
+        return outcome
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """trials: to be run, or done already. left_out: in words, what the budget has no time for. seconds: of the rest."""
+
+    trials: tuple[Trial, ...]
+    left_out: tuple[str, ...]
+    seconds: float
+
+
+def schedule(arms: Sequence[Arm], seeds: int, budget_s: float, place: Place) -> Schedule:
+    """As many trials as the budget has time for: a seed for all arms of a tier at once, the first tiers first.
+
+    What is done already costs nothing. Raises InputError where there is not even time for one seed of the first tier.
+    """
+    seconds: dict[str, float] = {}
+
+    def cost(trial: Trial) -> float:
+        if place.outcome(trial) is not None:
+            return 0.0
+        if trial.arm.name not in seconds:
+            plan = make_plan(place.dataset, trial.arm.design, trial.arm.recipe, place.here, as_is=True)
+            seconds[trial.arm.name] = AROUND_SECONDS + run_seconds(plan, place.here)
+        return seconds[trial.arm.name]
+
+    chosen: list[Trial] = []
+    left_out: list[str] = []
+    spent = 0.0
+    for tier in sorted({arm.tier for arm in arms}):
+        names = [arm.name for arm in arms if arm.tier == tier]
+        for seed in range(seeds):
+            row = [Trial(arm, seed, place.data) for arm in arms if arm.tier == tier]
+            needed = sum(map(cost, row))
+            if left_out or spent + needed > budget_s:
+                if not chosen:
+                    raise InputError(
+                        f"budget: {duration(budget_s)} is too short for one training of each of {', '.join(names)}; "
+                        f"{duration(1.1 * needed + 1)} would do"
+                    )
+                left_out.append(f"seed {seed} of {', '.join(names)}")
+                continue
+            spent += needed
+            chosen += row
+    return Schedule(tuple(chosen), tuple(left_out), spent)
+
+
+def carry_out(plan: Schedule, place: Place, budget_s: float) -> tuple[Outcomes, tuple[str, ...]]:
+    """Run what is not done yet; what others are running is waited for. Gives also what there was no time for after all.
+
+    Past the budget nothing is begun, though what is under way is finished.
+    """
+    from filelock import FileLock, Timeout
+
+    for name in ("runs", "results", "locks"):
+        _make(place.folder / name)
+    until, late = time.monotonic() + max(budget_s, 1.1 * plan.seconds), False
+    while waiting := [trial for trial in plan.trials if place.outcome(trial) is None]:
+        began = False
+        for trial in waiting:
+            late = time.monotonic() > until
+            if late:
+                break
+            try:
+                with FileLock(place.folder / "locks" / f"{trial.name}.lock", timeout=0):
+                    if place.outcome(trial) is None:
+                        began = True
+                        _tell(place.keep(trial, _run(trial, place)), plan, place)
+            except Timeout:  # another process has it
+                continue
+        if late:
+            break
+        if not began:
+            time.sleep(POLL_SECONDS)
+    found = [(trial, place.outcome(trial)) for trial in plan.trials]
+    missing = tuple(f"{trial.arm.name}, seed {trial.seed} (out of time)" for trial, one in found if one is None)
+    return Outcomes(one for _, one in found if one is not None), missing
+
+
+def _run(trial: Trial, place: Place) -> Outcome:
+    """Train, or go on training. What does not train (its steps are not finite) is an outcome too."""
+    folder, started = place.run(trial), time.perf_counter()
+    device = str(place.here.device)
+    try:
+        run = None
+        if (folder / run_folder.CHECKPOINTS_FOLDER).is_dir():
+            try:
+                run = train(resume=folder, device=device, show=False)
+            except InputError:  # nothing whole was left of it
+                run = None
+        if run is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            run = train(place.data, design=trial.arm.design, recipe=trial.recipe, out=folder, device=device, show=False)
+    except WorkError as problem:
+        return Outcome(trial.arm.name, trial.seed, folder, (), time.perf_counter() - started, str(problem))
+    epochs = tuple(asdict(epoch) for epoch in run.history)
+    return Outcome(trial.arm.name, trial.seed, folder, epochs, time.perf_counter() - started)
+
+
+def _tell(outcome: Outcome, plan: Schedule, place: Place) -> None:
+    done = sum(place.outcome(trial) is not None for trial in plan.trials)
+    words = outcome.failed or (
+        f"training error {outcome.train_error_percent:.2f} %, held out {outcome.held_out_error_percent:.2f} %"
+    )
+    place.say(f"{done} of {len(plan.trials)}: {outcome.arm}, seed {outcome.seed}: {words}, {duration(outcome.seconds)}")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"out {folder}: {problem.strerror}") from None
