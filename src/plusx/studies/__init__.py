@@ -124,9 +124,10 @@ def study(
             depth=depth,
             runs=tuple(given_path("runs", run) for run in runs),
         )
-        arms = chosen.arms(question)
-        todo = schedule(arms, seeds, budget_s, question.place) if arms else Schedule((), (), 0.0)
-        outcomes, missing = carry_out(todo, question.place, budget_s)
+        with question.place.joined():
+            arms = chosen.arms(question)
+            todo = schedule(arms, seeds, budget_s, question.place) if arms else Schedule((), (), 0.0)
+            outcomes, missing = carry_out(todo, question.place, budget_s)
         return _write(chosen, question, todo, outcomes, missing, time.perf_counter() - started)
 
 

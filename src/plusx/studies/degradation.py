@@ -163,6 +163,6 @@ def _curves(outcomes: Outcomes, ends: tuple[int, int]) -> figures.Figure:
                 epochs = range(1, len(means) + 1)
                 name = f"{depth}, {words}"
                 drawn.append(figures.Line(name, epochs, means, style=style, marked=False, dashed=key == "train"))
-        panels.append(figures.Panel(f"{kind} networks", "epoch", "error, %", drawn))
+        panels.append(figures.Panel(f"{kind} networks", "epoch", "error, %", drawn, whole=True))
     caption = "Error over the epochs, mean over the seeds; training dashed, held out solid, as in the paper's Figure 6."
     return figures.lines(caption, *panels, shared=True)

@@ -39,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """A pair of axes."""
+    """A pair of axes. integers: with a tick at each x. whole: with ticks at whole numbers alone."""
 
     title: str
     x: str
@@ -47,10 +47,12 @@ class Panel:
     lines: Sequence[Line]
     log: bool = False
     integers: bool = False
+    whole: bool = False
 
 
 def lines(caption: str, *panels: Panel, shared: bool = False) -> Figure:
     """Panels side by side. shared: with one y axis for all."""
+    from matplotlib.ticker import MaxNLocator
 
     def draw(axes: "Sequence[Axes]") -> None:
         for each, panel in zip(axes, panels, strict=True):
@@ -61,6 +63,8 @@ def lines(caption: str, *panels: Panel, shared: bool = False) -> Figure:
                 each.set_yscale("log")
             if panel.integers:
                 each.set_xticks(sorted({x for line in panel.lines for x in line.x}))
+            if panel.whole:
+                each.xaxis.set_major_locator(MaxNLocator(integer=True))
             each.legend(frameon=False, fontsize=9)
 
     return Figure(caption, _drawn(draw, len(panels), shared))

@@ -57,7 +57,11 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     return Conclusion(
         f"ResNet-{depth}: {error.text()} % test error over {error.n} seeds, published {published} %: {said}.",
         (Table("Test error by seed", ("seed", "error %"), rows),),
-        (figures.lines("Test error over the epochs.", figures.Panel(f"ResNet-{depth}", "epoch", "error, %", curve)),),
+        (
+            figures.lines(
+                "Test error over the epochs.", figures.Panel(f"ResNet-{depth}", "epoch", "error, %", curve, whole=True)
+            ),
+        ),
         {"depth": depth, "error_percent": error._asdict(), "published_error_percent": published, "away_points": away},
         notes,
     )

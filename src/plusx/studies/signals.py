@@ -148,7 +148,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
         "seeds",
     )
     table = Table("Signals, mean over the seeds", headings, tuple(rows))
-    pictures = tuple(_figures(measured))
+    pictures = tuple(_figures(_depths(question)[-1], measured))
     return Conclusion(_verdict(question, measured), (table,), pictures, {"networks": numbers}, _NOTES)
 
 
@@ -251,28 +251,35 @@ def _verdict(question: Question, measured: dict[str, list[list[Signal]]]) -> str
     return " ".join(words)
 
 
-def _figures(measured: dict[str, list[list[Signal]]]) -> Iterator[figures.Figure]:
+def _figures(depth: int, measured: dict[str, list[list[Signal]]]) -> Iterator[figures.Figure]:
+    """Of the greatest depth: a figure for each signal, with a panel for each state of the networks."""
     told = {
         "response": "Standard deviation of the branches' outputs, block by block, as in the paper's Figure 7.",
         "gradient": "Norm of the loss's gradient at each block's input, block by block.",
         "likeness": "Correlation of the gradients of neighbouring images at each block's input.",
     }
+    states = {
+        "with batch norm": {"as it begins": "{}, new", "trained": "{}, trained"},
+        "without norms, as they begin": {"He's weights": "{}, new, no norms", "small": "{}, new, no norms, small"},
+    }
     for key, caption in told.items():
         panels = []
-        for title, wanted in (("as they begin", ", new"), ("trained", ", trained")):
-            chosen = {name: runs for name, runs in measured.items() if wanted in name}
-            drawn = [
-                figures.Line(
-                    name.replace(", new", "").replace(", trained", ""),
-                    [(block + 1) / len(runs[0]) for block in range(len(runs[0]))],
-                    [_mean([getattr(run[block], key) for run in runs]) for block in range(len(runs[0]))],
-                    style=style,
-                    marked=len(runs[0]) <= 12,
-                )
-                for style, (name, runs) in enumerate(chosen.items())
+        for title, names in states.items():
+            wanted = [
+                (f"{kind}, {said}", name.format(f"{kind} {depth}")) for said, name in names.items() for kind in KINDS
             ]
-            if drawn:
-                panels.append(
-                    figures.Panel(title, "place in the network, first to last", key, drawn, log=key != "likeness")
-                )
-        yield figures.lines(caption, *panels)
+            drawn = [
+                _line(said, measured[name], key, style) for style, (said, name) in enumerate(wanted) if name in measured
+            ]
+            panels.append(
+                figures.Panel(title, "place in the network, first to last", key, drawn, log=key != "likeness")
+            )
+        yield figures.lines(f"{caption} Depth {depth}, mean over the seeds.", *panels)
+
+
+def _line(name: str, runs: list[list[Signal]], key: str, style: int) -> figures.Line:
+    blocks = range(len(runs[0]))
+    values = [_mean([getattr(run[block], key) for run in runs]) for block in blocks]
+    return figures.Line(
+        name, [(block + 1) / len(blocks) for block in blocks], values, style=style, marked=len(blocks) <= 12
+    )

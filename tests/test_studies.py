@@ -1,0 +1,465 @@
+"""Studies: planned to a budget, each training run once, resumed, shared; and what each makes of known outcomes."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+from torch import nn
+
+from plusx import train
+from plusx.blocks import ResidualBlock
+from plusx.data import open_data
+from plusx.errors import InputError, WorkError
+from plusx.families import cifar, cifar_plain
+from plusx.inference import open_model
+from plusx.network import build
+from plusx.ranks import Ranks
+from plusx.recipe import preset
+from plusx.records import Run
+from plusx.studies import NAMES, StudyList, identity, signals, study, trials
+from plusx.studies.numbers import Spread, duration, parse_duration
+from plusx.studies.question import Finding
+from plusx.studies.trials import Arm, Outcome, Outcomes, Place, Trial
+
+trials_module = import_module("plusx.studies.trials")
+QUICK: dict[str, Any] = {"epochs": 1, "seeds": 1, "show": False}
+
+
+def found(name: str, folder: Path, *runs: Path, **options: Any) -> Finding:
+    result = study(name, runs, out=folder, **{**QUICK, **options})
+    assert isinstance(result, Finding)
+    return result
+
+
+def place(folder: Path) -> Place:
+    return Place(folder, "digits", open_data("digits"), Ranks(0, 1, torch.device("cpu")), lambda _: None)
+
+
+def arm(name: str = "one", tier: int = 0, epochs: int = 1) -> Arm:
+    return Arm(name, cifar(8).with_in_channels(1), preset("digits").replace(epochs=epochs), tier)
+
+
+# numbers
+
+
+def test_a_spread_and_its_interval() -> None:
+    spread = Spread.of([1.0, 2.0, 3.0])
+    assert spread == (2.0, 1.0, 3)
+    low, high = spread.interval()
+    assert (low, high) == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), rel=1e-6)
+    assert Spread.of([4.0]).interval() == (-math.inf, math.inf)
+    assert Spread.of([4.0]).text() == "4.00"
+    assert math.isnan(Spread.of([]).mean)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("15m", 900), ("90s", 90), ("90", 90), ("1h30m", 5400), ("1.5h", 5400), ("2m5s", 125)]
+)
+def test_spans_of_time(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0", "-5m", "5 minutes", "1m1h", ".h"])
+def test_no_span_of_time(text: str) -> None:
+    with pytest.raises(InputError, match="budget"):
+        parse_duration(text)
+
+
+def test_spans_in_words() -> None:
+    assert [duration(s) for s in (4.21, 59.94, 200, 3900)] == ["4.2s", "59.9s", "3m20s", "1h05m"]
+
+
+# planning
+
+
+def test_a_trials_name_says_all_that_it_depends_on() -> None:
+    base = Trial(arm(), 0, "digits")
+    others = [
+        replace(base, seed=1),
+        replace(base, data="cifar10"),
+        replace(base, arm=replace(base.arm, design=cifar_plain(8))),
+        replace(base, arm=replace(base.arm, recipe=base.arm.recipe.replace(epochs=2))),
+    ]
+    assert len({trial.name for trial in [base, *others]}) == 5
+    assert Trial(replace(base.arm, tier=3), 0, "digits").name == base.name
+
+
+def test_the_budget_leaves_out_later_tiers_and_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials_module, "run_seconds", lambda plan, here: 9.0)
+    arms = [arm("a"), arm("b"), arm("c", tier=1)]
+    whole = trials.schedule(arms, 2, 1000, place(tmp_path))
+    assert [(trial.arm.name, trial.seed) for trial in whole.trials] == [
+        ("a", 0),
+        ("b", 0),
+        ("a", 1),
+        ("b", 1),
+        ("c", 0),
+        ("c", 1),
+    ]
+    assert whole.seconds == 60
+    assert whole.left_out == ()
+    some = trials.schedule(arms, 2, 45, place(tmp_path))
+    assert [(trial.arm.name, trial.seed) for trial in some.trials] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert some.left_out == ("seed 0 of c", "seed 1 of c")
+    with pytest.raises(InputError, match=r"5\.0s is too short for one training of each of a, b; 23\.0s would do"):
+        trials.schedule(arms, 2, 5, place(tmp_path))
+
+
+def test_what_is_done_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials_module, "run_seconds", lambda plan, here: 9.0)
+    here = place(tmp_path)
+    (tmp_path / "results").mkdir()
+    done = Trial(arm("a"), 0, "digits")
+    epoch = {"train_accuracy_percent": 90.0, "held_out_accuracy_percent": 80.0}
+    here.keep(done, Outcome("a", 0, here.run(done), (epoch,), 3.0))
+    assert trials.schedule([arm("a"), arm("b")], 1, 11, here).seconds == 10
+    kept = here.outcome(done)
+    assert kept is not None
+    assert (kept.train_error_percent, kept.held_out_error_percent) == (10, 20)
+
+
+def test_damaged_results_are_run_again(tmp_path: Path) -> None:
+    here, trial = place(tmp_path), Trial(arm(), 0, "digits")
+    (tmp_path / "results").mkdir()
+    for text in ("", "{", "[]", '{"epochs": []}', '{"epochs": [], "seconds": 1, "failed": ""}'):
+        (tmp_path / "results" / f"{trial.name}.json").write_text(text)
+        assert here.outcome(trial) is None
+
+
+def test_the_estimate_is_near_what_a_run_takes(tmp_path: Path) -> None:
+    from plusx.pace import run_seconds
+    from plusx.plan import make_plan
+
+    here = Ranks(0, 1, torch.device("cpu"))
+    plan = make_plan(open_data("digits"), cifar(14).with_in_channels(1), preset("digits").replace(epochs=3), here)
+    estimate = run_seconds(plan, here)
+    run = train("digits", design=plan.design, recipe=plan.recipe, out=tmp_path / "run", show=False)
+    took = sum(epoch.seconds for epoch in run.history)
+    assert took / 4 < estimate < 4 * took  # the machine may be busy during either
+
+
+# running
+
+
+def begun(*words: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "plusx", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"depths": (8, 14)}
+    first = found("degradation", tmp_path / "a", **options)
+    assert (tmp_path / "a" / "study.html").read_text().count("<svg") == 2
+    calls: list[Any] = []
+    monkeypatch.setattr(trials_module, "train", lambda *args, **named: calls.append(args))
+    again = found("degradation", tmp_path / "a", **options)
+    assert calls == []
+    assert again.numbers == first.numbers
+    assert again.verdict == first.verdict
+
+
+def test_a_study_trains_as_train_does(tmp_path: Path) -> None:
+    finding = found("order", tmp_path / "study", depth=8)
+    command = next(line for line in finding.commands if "original-seed0" in line).split()
+    design, recipe = (command[command.index(option) + 1] for option in ("--design", "--recipe"))
+    run = train("digits", design=design, recipe=recipe, out=tmp_path / "alone", show=False)
+    row = next(row for row in finding.numbers["arms"] if row["order"] == "original")
+    assert row["held_out_error_percent"]["mean"] == 100 - run.accuracy_percent
+
+
+def test_it_goes_on_after_it_was_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    words = ["study", "order", "--depth", "8", "--epochs", "3", "--seeds", "1", "--out", str(folder)]
+    process = begun(*words)
+    until = time.monotonic() + 60
+    while not list(folder.glob("runs/*/checkpoints/*.safetensors")) and time.monotonic() < until:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = len(list(folder.glob("results/*.json")))
+    assert done < 5
+    killed = found("order", folder, depth=8, epochs=3)
+    whole = found("order", tmp_path / "whole", depth=8, epochs=3)
+    assert killed.numbers == whole.numbers
+
+
+def test_two_processes_share_a_folder(tmp_path: Path) -> None:
+    words = ["study", "degradation", "--depths", "8,14", "--epochs", "1", "--seeds", "2", "--json"]
+    words += ["--out", str(tmp_path / "study")]
+    both = [begun(*words) for _ in range(2)]
+    told = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    one, two = (json.loads(out) for out, _ in told)
+    assert one["numbers"] == two["numbers"]
+    lines = [line for _, error in told for line in error.splitlines() if "training error" in line]
+    assert len(lines) == 8  # each training was run by one of them, and by one only
+
+
+def test_past_the_budget_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = place(tmp_path)
+    trials_ = tuple(Trial(arm(), seed, "digits") for seed in range(3))
+    clock = iter([0.0, 0.0, 100.0, 100.0])
+    monkeypatch.setattr(trials_module.time, "monotonic", lambda: next(clock, 100.0))
+    with here.joined():
+        outcomes, missing = trials.carry_out(trials.Schedule(trials_, (), 1.0), here, 10.0)
+    assert len(outcomes.whole) == 1
+    assert missing == ("one, seed 1 (out of time)", "one, seed 2 (out of time)")
+
+
+def test_what_does_not_train_is_told_and_the_rest_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def training(*args: Any, **named: Any) -> Run:
+        if named["design"].name.endswith("full_preact"):
+            raise WorkError("training: 3 steps in a row are not finite")
+        return train(*args, **named)
+
+    monkeypatch.setattr(trials_module, "train", training)
+    finding = found("order", tmp_path, depth=8)
+    assert finding.failed == ("full_preact, seed 0: training: 3 steps in a row are not finite",)
+    assert [row["order"] for row in finding.numbers["arms"]] == [
+        "original",
+        "bn_after_add",
+        "relu_before_add",
+        "relu_preact",
+    ]
+
+
+# each study
+
+
+def outcomes(**errors: list[float]) -> Outcomes:
+    """Of arms (underscores for blanks), by seed: the training error, twice that for the images held out."""
+    return Outcomes(
+        Outcome(
+            name.replace("_", " "),
+            seed,
+            Path(),
+            ({"train_accuracy_percent": 100 - error, "held_out_accuracy_percent": 100 - 2 * error},) * 2,
+            1.0,
+        )
+        for name, values in errors.items()
+        for seed, error in enumerate(values)
+    )
+
+
+def question(name: str, tmp_path: Path, **options: Any) -> Any:
+    """What `study` would ask."""
+    module = import_module(f"plusx.studies.{name}")
+    conclude = Mock(side_effect=InterruptedError)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STUDY", replace(module.STUDY, arms=lambda _: [], conclude=conclude))
+        with pytest.raises(InterruptedError):
+            study(name.replace("_", "-"), out=tmp_path, show=False, **options)
+    return conclude.call_args.args[0]
+
+
+def test_degradation_is_said_where_it_is_and_not_where_it_is_not(tmp_path: Path) -> None:
+    from plusx.studies.degradation import conclude
+
+    asked = question("degradation", tmp_path, depths=(20, 56))
+    given = outcomes(plain_20=[5, 6, 5], plain_56=[9, 10.5, 9], residual_20=[5, 6, 5], residual_56=[4, 7, 5])
+    verdict = conclude(asked, given).verdict
+    assert "Plain networks' training error goes from 5.33 ± 0.58 % to 9.50 ± 0.87 %" in verdict
+    assert "+4.17 points" in verdict
+    assert verdict.count("it gets worse with depth") == 1
+    assert verdict.count("no difference is shown") == 1
+    better = outcomes(plain_20=[5, 6], plain_56=[3, 4.01], residual_20=[1], residual_56=[2])
+    verdict = conclude(asked, better).verdict
+    assert "it gets better with depth" in verdict
+    assert "one seed cannot tell" in verdict
+
+
+def test_depths_of_a_design_of_ones_own_are_multiples(tmp_path: Path) -> None:
+    design = cifar(8).replace(name="mine")
+    finding = found("degradation", tmp_path, design=design, depths=(1, 2))
+    rows = finding.numbers["errors"]
+    assert [(row["network"], row["depth"]) for row in rows] == [
+        ("plain", 1),
+        ("plain", 2),
+        ("residual", 1),
+        ("residual", 2),
+    ]
+    with pytest.raises(InputError, match="give the residual network"):
+        found("degradation", tmp_path, design=cifar_plain(8))
+
+
+def test_signals_of_a_linear_chain_are_what_they_must_be() -> None:
+    torch.manual_seed(0)
+    net = build(cifar(8).with_in_channels(1), seed=0)
+    images, labels = torch.randn(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64)
+    images[4:] = images[:4] + 1e-4 * torch.randn(4, 1, 8, 8)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = signals.measure(net, images, labels)
+    assert len(found) == 3
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(signal.likeness > 0.98 for signal in found)  # images that are almost the same
+    for block, signal_ in zip(net.blocks(), found, strict=True):
+        assert signal_.response == pytest.approx(1, abs=0.05)  # a fresh batch norm's
+        assert signal_.gradient > 0
+        assert block.training == net.training
+
+
+def test_without_norms_gradients_vanish_in_plain_networks_and_not_in_residual_ones(tmp_path: Path) -> None:
+    finding = found("signals", tmp_path, depths=(20,))
+    decades = {row["network"]: row["gradient_decades_first_over_last"]["mean"] for row in finding.numbers["networks"]}
+    assert decades["plain 20, new, no norms, small"] < -10
+    assert decades["plain 20, new, no norms"] < -1
+    assert decades["plain 20, new"] > 0.5  # with batch norm they grow instead, on the way back
+    assert abs(decades["residual 20, new, no norms, small"]) < 1
+    assert "trained" in finding.verdict
+
+
+def test_economys_networks_are_as_equal_as_widths_allow(tmp_path: Path) -> None:
+    from plusx import cost
+    from plusx.studies.economy import _compared
+
+    asked = question("economy", tmp_path)
+    compared = _compared(asked)
+    again = _compared(asked)
+    assert compared == again  # latencies are measured once
+    base = cost(compared["building"].design, asked.size)
+    for name, one in compared.items():
+        price = cost(one.design, asked.size)
+        if "params" in name:
+            assert 0.9 < price.params / base.params < 1.1
+        if "macs" in name:
+            assert 0.9 < price.macs / base.macs < 1.1
+        if "width" in name:
+            assert [stage.width for stage in one.design.stages] == [16, 32, 64]
+            assert price.params < 0.1 * base.params
+
+
+def test_leaving_out_a_block_leaves_its_shortcut() -> None:
+    net = build(cifar(14).with_in_channels(1), seed=0).eval()
+    x = torch.rand(2, 1, 8, 8)
+    edits = dict(identity.without_blocks(net))
+    assert list(edits) == [f"{n} (stage {(n + 1) // 2})" for n in range(1, 7)]
+    stages = [list(stage) for stage in net.stages if isinstance(stage, nn.Sequential)]
+    h = net.stem(x)
+    for k, stage in enumerate(stages):
+        for j, block in enumerate(stage):
+            h = block(h) if (k, j) != (1, 1) else h
+    assert torch.allclose(edits["4 (stage 2)"](x), net.head(h))
+    h = net.stem(x)
+    for k, stage in enumerate(stages):
+        for j, block in enumerate(stage):
+            assert isinstance(block, ResidualBlock)
+            assert block.shortcut is not None
+            h = block(h) if (k, j) != (1, 0) else block.act(block.shortcut(h))
+    assert torch.allclose(edits["3 (stage 2)"](x), net.head(h))
+    plain = build(cifar_plain(14).with_in_channels(1), seed=0)
+    assert list(dict(identity.without_blocks(plain))) == ["2 (stage 1)", "4 (stage 2)", "6 (stage 3)"]
+
+
+def test_exchanging_blocks_exchanges_them() -> None:
+    net = build(cifar(20).with_in_channels(1), seed=0)
+    edits = dict(identity.with_blocks_exchanged(net))
+    assert list(edits) == [f"2 and 3 of stage {n}" for n in (1, 2, 3)]
+    turned = edits["2 and 3 of stage 2"]
+    for one, two in ((1, 2), (2, 1), (0, 0)):
+        assert torch.equal(
+            turned.get_parameter(f"stages.1.{one}.branch.0.conv.weight"),
+            net.get_parameter(f"stages.1.{two}.branch.0.conv.weight"),
+        )
+
+
+def test_identity_of_a_run_trains_nothing(tmp_path: Path, digits_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials_module, "train", lambda *_, **__: pytest.fail("trained"))
+    finding = found("identity", tmp_path, digits_run.folder)
+    (row,) = finding.numbers["networks"]
+    assert row["error_percent"]["mean"] == pytest.approx(100 - digits_run.accuracy_percent)
+    assert len(row["without_block_error_percent"]) == len(list(open_model(digits_run.folder).net.blocks()))
+
+
+def test_paper_cifar_says_how_far_off_in_standard_deviations(tmp_path: Path, colours: tuple[Path, Run]) -> None:
+    from plusx.studies.paper_cifar import conclude
+
+    asked = question("paper_cifar", tmp_path, data=colours[0], depth=20)
+    asked = replace(asked, recipe=preset("paper-cifar"))
+    near, far, one = ([4.3, 4.45, 4.5], [5.3, 5.4, 5.5], [4.0])
+    assert "within" in conclude(asked, outcomes(resnet_20=near)).verdict
+    assert "worse: 10.2 standard deviations above" in conclude(asked, outcomes(resnet_20=far)).verdict
+    assert "-0.75 points from the published error; one seed" in conclude(asked, outcomes(resnet_20=one)).verdict
+    assert conclude(asked, outcomes(resnet_20=near)).notes == ()
+
+
+def test_paper_cifar_runs_shortened(tmp_path: Path, colours: tuple[Path, Run]) -> None:
+    finding = found("paper-cifar", tmp_path, data=colours[0], epochs=1, depth=20)
+    assert "published 8.75 %" in finding.verdict
+    assert finding.notes == ("This is not the paper's training: its recipe takes 64,000 steps.",)
+    with pytest.raises(InputError, match="Table 6: 20, 32, 44, 56, 110"):
+        found("paper-cifar", tmp_path, data=colours[0], depth=26)
+
+
+@pytest.mark.parametrize("name", ["shortcuts", "economy"])
+def test_a_study_runs_on_a_design_of_ones_own(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(cifar(8).replace(name="mine").to_toml())
+    finding = found(name, tmp_path / "study", design=file)
+    page = finding.folder / "study.html"
+    assert page.read_text().count("<svg") == 1
+    assert "mine" in (next(finding.folder.glob("runs/*/design.toml"))).read_text()
+
+
+# the command
+
+
+def run_cli(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "plusx", "study", *words], capture_output=True, text=True, check=False)
+
+
+def test_the_list() -> None:
+    listed = study("list")
+    assert isinstance(listed, StudyList)
+    assert [one.name for one in listed.studies] == list(NAMES)
+    for name in NAMES:
+        words = import_module(f"plusx.studies.{name.replace('-', '_')}").__doc__ or ""
+        assert "Claim:" in words
+        assert "Source:" in words
+        assert f"Command: plusx study {name}" in words
+    assert [row["name"] for row in json.loads(run_cli("list", "--json").stdout)["studies"]] == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "depth"}, "there is no such study"),
+        ({"name": "signal"}, "did you mean"),
+        ({"name": "order", "depths": (8,)}, "study order: it takes no depths"),
+        ({"name": "order", "runs": ("x",)}, "it takes no runs"),
+        ({"name": "order", "seeds": 0}, "seeds 0 is not"),
+        ({"name": "order", "budget": "soon"}, "no span of time"),
+        ({"name": "order", "budget": "0.01s", "depth": 8}, "is too short for one training of each of original"),
+        ({"name": "degradation", "depths": (20,)}, "two different ones"),
+        ({"name": "degradation", "depths": (20, 21)}, "21 is not 6n"),
+        ({"name": "order", "design": "resnet51"}, "resnet50"),
+        ({"name": "order", "recipe": "none"}, "recipe"),
+        ({"name": "order", "data": "no-such-folder"}, "no-such-folder"),
+    ],
+)
+def test_wrong_options_are_one_line_and_nothing_is_trained(options: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words) as told:
+        study(**{"out": tmp_path / "study", "show": False, **options})
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.glob("study/runs/*"))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    done = run_cli("degradation", "--depths", "8,14", "--epochs", "1", "--seeds", "1", "--out", str(tmp_path / "study"))
+    assert done.returncode == 0, done.stderr
+    assert "Verdict: Plain networks" in done.stdout
+    assert "4 of 4" in done.stderr
+    wrong = run_cli("degradation", "--budget", "1s", "--out", str(tmp_path / "less"))
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1
+    assert "would do" in wrong.stderr
