@@ -1,11 +1,12 @@
 # make demo    everything from nothing: environment, training on digits, predictions
 # make test    the tests, in the same environment
 # make check   lint, types, import contracts
+# make docs    the site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,5 +33,8 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/installed-dev
+	$(BIN)/zensical build --clean --strict
+
 clean:
-	rm -rf $(VENV) demo runs build dist
+	rm -rf $(VENV) demo site runs build dist

@@ -8,7 +8,8 @@
     identity       which blocks a trained network does not need
     paper-cifar    the paper's CIFAR-10 errors
 
-A study trains through `plusx.train` alone (`trials`), says what it measured with its spread, and leaves a page.
+A study trains through `plusx.train` alone (`trials`), says what it measured with its spread, and leaves a page and its
+figures.
 """
 
 import shlex
@@ -197,6 +198,8 @@ def _write(
         folder=place.folder,
     )
     place.folder.mkdir(parents=True, exist_ok=True)
+    for number, figure in enumerate(finding.figures, 1):
+        write_text(place.folder / f"figure-{number}.svg", figure.svg)
     write_text(place.folder / PAGE, page(finding))
     return finding
 
