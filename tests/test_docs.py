@@ -113,8 +113,8 @@ def test_a_browser_finds_its_figures(name: str, site: Path, tmp_path: Path) -> N
         pytest.skip("no chromium")
     page = site / name.replace(".md", ".html")
     told = (
-        "<script>addEventListener('load', () => { document.title = 'widths ' + [...document.querySelectorAll('article img')]"
-        ".map(image => image.naturalWidth).join(' ') })</script></body>"
+        "<script>addEventListener('load', () => { const all = [...document.querySelectorAll('article img')]; "
+        "document.title = 'widths ' + all.map(image => image.naturalWidth).join(' ') })</script></body>"
     )
     shown = page.with_name("shown.html")
     shown.write_text(page.read_text(encoding="utf-8").replace("</body>", told), encoding="utf-8")

@@ -163,13 +163,14 @@ def bench(
     threads: int | None = None,
     input: int | None = None,
     seconds: float = SECONDS,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Benched:
     """Latency, throughput, memory, load time and size of a network on the engines that are installed.
 
     source: a run folder, weights file, exported file, a Design, or a published network's name; the latter two have
     random weights, and int8 is calibrated on noise: speeds do not depend on values. engine: one of them, or all.
-    batch: images at once. threads: all that torch would take, by default. Raises InputError, WeightsError; WorkError
-    where no engine ran.
+    batch: images at once. threads: all that torch would take, by default. say: is given a line before each timing.
+    Raises InputError, WeightsError; WorkError where no engine ran.
     """
     check_one_of("engine", engine, ("all", *get_args(EngineName)))
     batches = tuple(batch)
@@ -189,7 +190,12 @@ def bench(
         macs = cost(card.design, card.input_size).macs
         devices = sorted({each.device for each in files})
         before = [matrix_peak(threads, device=device) for device in devices]
+        fixed = card.batch if isinstance(source, str | Path) else None
+        if fixed is not None:
+            failed += [f"batch {size}: {source} takes {fixed} at once" for size in batches if size != fixed]
+            batches = tuple(size for size in batches if size == fixed)
         for each, size in product(files, batches):
+            say(f"timing {each.engine} {each.precision} on the {each.device}, batch {size}")
             found = _measured(each, size, threads, seconds)
             if isinstance(found, str):
                 failed.append(f"{each.engine} {each.precision}: {found}")
@@ -221,6 +227,8 @@ def _candidates(
         and not is_plusx_file(source)
         and (kind := detect_format(str(source))) is not None
     ):
+        if input is not None:
+            raise InputError(f"input: {source} takes images of its own size")
         opened = open_engine(source)
         names: dict[str, tuple[EngineName, ...]] = {
             "onnx": ("onnxruntime", "openvino"),
@@ -282,7 +290,7 @@ def _weights(source: str | Path | Design | Weights, input: int | None) -> Weight
 
     if isinstance(source, str) and source in families.FAMILIES:
         source = families.design(source)
-    if isinstance(source, str | Path) and not isinstance(source, Design) and str(source).endswith((".toml", ".json")):
+    if isinstance(source, str | Path) and str(source).endswith((".toml", ".json")):
         source = Design.read(source)
     if isinstance(source, Design):
         size = input or (32 if source.stem.kind == "small" else 224)

@@ -34,6 +34,7 @@ from plusx.cli_common import (
     show_report,
 )
 from plusx.errors import InputError, PlusxError
+from plusx.interrupts import ending_on_sigterm
 
 if TYPE_CHECKING:
     from plusx.dialects.infer import Hints as TensorHints
@@ -87,7 +88,8 @@ class Hints:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and give its exit code."""
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with ending_on_sigterm():
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as problem:
         return _fail(str(problem), 2)

@@ -104,7 +104,7 @@ def bench(
     path = Path(source)
     weights = path.is_dir() or path.suffix == ".safetensors" or detect_format(source) is not None
     given = path if weights else given_design(source)
-    found = the_bench(given, engine=engine, batch=batch, threads=threads, input=input, seconds=seconds)
+    found = the_bench(given, engine=engine, batch=batch, threads=threads, input=input, seconds=seconds, say=say)
     show_report(found, json)
     if plot is not None:
         say(f"drew {found.drawing().save(plot)}")

@@ -14,7 +14,7 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -159,15 +159,19 @@ class OpenVinoEngine(Engine):
             raise WeightsError(f"reading {model}: {_line(problem)}") from None
         if card is None:
             card = _card(opened.get_rt_info([KEY]).value if opened.has_rt_info([KEY]) else None, str(model))
-        if precision is not None and card.precision != "int8":
-            card = card.replace(precision=precision)
+        if precision is not None and card.precision == "int8" != precision:
+            raise InputError(f"precision {precision}: {model} is in int8 already")
+        card = card if precision is None else card.replace(precision=precision)
         super().__init__(card, threads)
         # float32 unless bfloat16 was asked for: left alone, OpenVINO takes bfloat16 where the processor has it
         hint = {"bfloat16": "bf16"}.get(card.precision, "f32")
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_NUM_THREADS"] = threads
         if cache and isinstance(model, str):
-            settings["CACHE_DIR"] = str(cache_folder() / "openvino")
+            with suppress(OSError):  # where nothing can be kept, it is compiled each time
+                place = cache_folder() / "openvino"
+                place.mkdir(parents=True, exist_ok=True)
+                settings["CACHE_DIR"] = str(place)
         self.own = threading.local()  # a request is not to be shared by threads
         self.compiled = core.compile_model(opened, "CPU", settings)
 
@@ -219,6 +223,8 @@ def open_engine(
         raise InputError(f"threads {threads!r} is not a whole number of at least 1")
     if isinstance(source, Weights) or is_plusx_file(source) or detect_format(str(source)) is None:
         return _of_run(open_model(source, "cpu" if device is None else device), engine, precision, threads)
+    if device is not None and torch.device(device).type != "cpu":
+        raise InputError(f"{source}: an exported file runs on the CPU, not on {device}")
     return _of_file(Path(source), engine, precision, threads, cache)
 
 
@@ -234,6 +240,8 @@ def _of_file(path: Path, engine: str, precision: Precision | None, threads: int,
     }
     assert kind is not None
     chosen = own[kind] if engine == "auto" else engine
+    if precision not in (None, "float32") and chosen != "openvino":
+        raise InputError(f"precision {precision}: {path} runs in its own; only openvino chooses when it opens a file")
     if chosen == own[kind] or (kind, chosen) == ("onnx", "openvino"):
         _check_installed(chosen)  # type: ignore[arg-type]
         if chosen == "onnxruntime":
@@ -242,7 +250,8 @@ def _of_file(path: Path, engine: str, precision: Precision | None, threads: int,
             card = _onnx_card(path) if kind == "onnx" else None
             return OpenVinoEngine(str(path), threads, card, precision, cache=cache)
         return _open_aoti(path, threads) if kind == "aoti" else _open_exported(path, threads)
-    raise InputError(f"{path}: engine {engine} does not run this; {own[kind]} does")
+    able = "onnxruntime and openvino do" if kind == "onnx" else f"{own[kind]} does"
+    raise InputError(f"{path}: engine {engine} does not run this; {able}")
 
 
 def _of_run(model: Model, engine: str, precision: Precision | None, threads: int) -> Engine:
@@ -296,7 +305,10 @@ def _open_aoti(path: Path, threads: int) -> Engine:
 def _onnx_card(path: Path) -> Card:
     import onnx
 
-    held = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    try:
+        held = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    except Exception as problem:  # protobuf's, which share no base
+        raise WeightsError(f"reading {path}: {_line(problem)}") from None
     return _card(held.get(KEY), str(path))
 
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor, nn
 
 from plusx.checkpoint import Weights, replacing
-from plusx.data.decode import Pixels
+from plusx.data.decode import Pixels, open_header
 from plusx.errors import InputError, check_one_of, did_you_mean
 from plusx.inference import Model, full_precision, given_path, open_model
 from plusx.network import Network
@@ -199,7 +199,7 @@ def _output(output: str | Path) -> Path:
 
 def _is_ours(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with open_header(path) as image:
             return image.info.get("Software") == _MADE_BY
     except (OSError, ValueError, SyntaxError):
         return False

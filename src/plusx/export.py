@@ -115,11 +115,12 @@ class Exported(Report):
         from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
-        batch = "any number of" if self.card.batch is None else f"{self.card.batch}"
-        size = "any size" if self.card.takes == "uint8 NHWC" else f"{self.card.input_size} by {self.card.input_size}"
+        batch = {None: "any number of images", 1: "one image"}.get(self.card.batch, f"{self.card.batch} images")
+        side = self.card.input_size
+        size = "any number of" if self.card.takes == "uint8 NHWC" else f"{side} by {side}"
         rows = [
             ("wrote", f"{', '.join(self.files)} ({self.bytes / 2**20:.1f} MiB)"),
-            ("takes", f"{batch} images at once, {self.card.takes}, {size} pixels, {self.card.channels} channels"),
+            ("takes", f"{batch} at once, {self.card.takes}, {size} pixels, {self.card.channels} channels"),
             ("with", ", ".join(f"{name} {number}" for name, number in self.versions.items())),
             ("folded", f"{self.folded} batch norms; {self.folding}"),
             ("verified", f"on {self.checked_on}: {self.difference}"),

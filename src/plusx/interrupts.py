@@ -1,4 +1,4 @@
-"""Signals that ask a running training for an end: it finishes the step under way, saves its state, and leaves."""
+"""Signals that ask for an end. A training finishes the step under way, saves its state, and leaves."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop by signal `signum`, and has saved its state."""
+    """Signal `signum` asked for an end; a training has saved its state."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -21,6 +21,23 @@ class Asked:
     """The signal that asked for an end, if one did."""
 
     signum: int | None = None
+
+
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end what runs as Ctrl-C does, so that what is half written is taken away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(signum: int, _: Any) -> None:
+        raise Interrupted(signum)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

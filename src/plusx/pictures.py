@@ -80,7 +80,8 @@ def decode_picture(picture: Picture, size: int, channels: int) -> Tensor:
     if picture.content is None:
         return load_files([Path(picture.name)], size, channels)
     with decode.quiet():
-        pixels = decode.Picture(picture.content, "standard input", channels).fit(size)
+        name = "standard input" if picture.name == STANDARD_INPUT else picture.name
+        pixels = decode.Picture(picture.content, name, channels).fit(size)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
 
 

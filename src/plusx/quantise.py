@@ -164,6 +164,10 @@ def _write_openvino(proto: Any, card: Card, inputs: Array, kept: Sequence[str], 
             subset_size=len(parts),
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=scope,
+            # by default it takes the mean of each image's extremes, and cuts off what lies beyond: logits most of all
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
+            ),
         )
     whole = described(with_preparation(quantised, card), card)
     ov.save_model(whole, file, compress_to_fp16=False)

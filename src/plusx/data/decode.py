@@ -32,6 +32,10 @@ SUFFIXES = frozenset(
 """The endings of image files, in lower case. What a file is, its content says; these only tell it from a text file."""
 
 
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+"""What Pillow is let open. Of its others one, EPS, runs a program on what the file says."""
+
+
 def named_like_an_image(name: str) -> bool:
     """Whether a file's name, without its folder, is that of an image; hidden files are none."""
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
@@ -123,7 +127,7 @@ def decode(path: Path, size: int, channels: int) -> Pixels:
 
 def peek(file: Path | bytes, name: str) -> tuple[int, bool]:
     """The shorter side in pixels, and whether the image is grey, from the file's header. Raises DataError."""
-    with quiet(), _naming(name), Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
+    with quiet(), _naming(name), open_header(BytesIO(file) if isinstance(file, bytes) else file) as image:
         return min(image.size), image.mode in _GREY_MODES
 
 
@@ -142,9 +146,13 @@ def resize(pixels: Pixels, size: int) -> Pixels:
         return pixels[top : top + size, left : left + size]
     compiled = native.available(_RESIZE)
     if compiled is None:
-        image = _as_image(pixels).resize((wide, height), Image.Resampling.BILINEAR)  # for Pillow may begin with either
-        image = image.resize((wide, tall), Image.Resampling.BILINEAR)
-        return _as_pixels(image.crop((left, top, left + size, top + size)))
+        image, (across, down) = _as_image(pixels), (width / wide, height / tall)
+        for once, box in (  # Pillow would begin with either, and resize what is then cut off
+            ((size, height), (left * across, 0, (left + size) * across, height)),
+            ((size, size), (0, top * down, size, (top + size) * down)),
+        ):
+            image = image.resize(once, Image.Resampling.BILINEAR, box)
+        return _as_pixels(image)
     columns, rows = _taps(width, wide, left, size), _taps(height, tall, top, size)
     whole, resized = np.ascontiguousarray(pixels), np.empty((size, size, channels), np.uint8)
     compiled(whole.ctypes.data, width, channels, size, *columns.arguments, *rows.arguments, resized.ctypes.data)
@@ -194,6 +202,11 @@ def resize_pixels(pixels: Pixels, size: int, channels: int) -> Pixels:
     return resize(pixels, size)
 
 
+def open_header(file: BytesIO | Path) -> Image.Image:
+    """An image whose pixels are not decoded yet, of one of `FORMATS`. Raises what Pillow raises."""
+    return Image.open(file, formats=FORMATS)
+
+
 def _as_pixels(image: Image.Image) -> Pixels:
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -206,7 +219,7 @@ def _as_image(pixels: Pixels) -> Image.Image:
 def _by_pillow(data: bytes, channels: int) -> Pixels:
     if not data:
         raise ValueError("the file is empty")
-    with Image.open(BytesIO(data)) as image:
+    with open_header(BytesIO(data)) as image:
         _refuse_giant(image.height, image.width)
         return _as_pixels(_one_of_two_modes(image, channels))
 
@@ -223,7 +236,7 @@ def _plain_jpeg(data: bytes) -> int | None:
         return None
     if not _has_metadata(data):
         return 1
-    with Image.open(BytesIO(data)) as image:
+    with open_header(BytesIO(data)) as image:
         return int(image.getexif().get(_ORIENTATION, 1))
 
 

@@ -66,18 +66,28 @@ def serve(
     listening = _listen(host, port)
     try:
         opened = open_engine(source, engine, precision=precision, threads=threads, cache=True)
+        if opened.card.batch is not None and opened.card.batch > queue:
+            raise InputError(
+                f"queue {queue} is smaller than the {opened.card.batch} images that the network takes at once"
+            )
         app = create_app(opened, options)
         where = f"http://{_address(listening)}"
         told = app.state.server
         print(
-            f"plusx: serving {told.name} on {where} ({opened.name} {opened.card.precision}, answers differ by "
-            f"{told.difference:.1g} at most between batches of noise)",
+            f"plusx: serving {told.name} on {where} ({opened.name} {opened.card.precision}; {_same(told.difference)})",
             file=sys.stderr,
             flush=True,
         )
         _run(app, listening)
     finally:
         listening.close()
+
+
+def _same(difference: float) -> str:
+    """How far an answer depends on the batch it rode in, as tried."""
+    if difference == 0:
+        return "an image's logits were the same alone and in a batch"
+    return f"an image's logits were the same alone and in a batch, to within {difference:.1g}"
 
 
 def _has(name: str) -> bool:
@@ -138,8 +148,9 @@ def _run(app: Any, listening: socket.socket) -> None:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            self._stop_waiting()
-            if self.cycle is None or self.cycle.response_complete:  # a part of a request's headers
+            if self.cycle is not None and not self.cycle.response_complete:  # the headers are all there
+                self._stop_waiting()
+            elif self.waiting is None:  # a part of them; more of it does not start the time anew
                 self.waiting = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
 
         def connection_lost(self, exc: Exception | None) -> None:

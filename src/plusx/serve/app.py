@@ -4,7 +4,9 @@ import asyncio
 import hmac
 import json
 import math
+import sys
 import time
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +22,7 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from plusx import __version__
 from plusx.data import decode
@@ -64,9 +67,9 @@ class Server:
     def __init__(self, engine: Engine, options: Options) -> None:
         self.engine, self.options, self.metrics = engine, options, Metrics()
         self.name = repository_name(engine.card)
-        self.difference = batch_difference(engine, options.max_batch)
         self.held = 0  # bytes of bodies that are being read or answered
         self.max_batch = engine.card.batch or options.max_batch  # a fixed batch gains nothing by more
+        self.difference = batch_difference(engine, self.max_batch)
         limits = Limits(self.max_batch, options.max_delay_ms / 1000, options.queue)
         self.batcher = Batcher(engine, limits, self.metrics.ran)
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="plusx-decode")
@@ -82,6 +85,8 @@ class Server:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
         card = self.engine.card
+        if (packed := request.headers.get("content-encoding", "identity").lower()) != "identity":
+            raise RefusedError(415, f"content-encoding {packed[:20]!r}: bodies are taken as they are")
         most = largest_body(card, self.max_batch)
         body = await self.body(request, most)
         pixels = self.options.max_megapixels * 1e6
@@ -92,7 +97,7 @@ class Server:
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
         top = request.query_params.get("top", "5")
-        if not top.isdecimal() or not 1 <= int(top[:9]) <= 1_000_000:
+        if not (top.isascii() and top.isdecimal() and len(top) < 8 and int(top) >= 1):
             raise RefusedError(400, f"top: {top[:20]!r} is not a whole number of at least 1")
         content = await self.image(request)
         if self.decoding >= self.options.queue:
@@ -116,7 +121,7 @@ class Server:
     def decode(self, content: bytes) -> Array:
         """An image's bytes → the engine's input, one row. Raises RefusedError."""
         try:
-            with decode.quiet(), Image.open(BytesIO(content)) as image:  # the header alone
+            with decode.quiet(), decode.open_header(BytesIO(content)) as image:  # the header alone
                 width, height = image.size
         except Image.DecompressionBombError:
             raise RefusedError(413, "the image is too large by far") from None
@@ -154,9 +159,9 @@ class Server:
         """
         limit = int(min(self.options.max_request_mib * 2**20, most))
         said = request.headers.get("content-length", "0")
-        parts, size, over = [], 0, said.isdecimal() and int(said[:20]) > limit
-        # refused before its body costs memory
-        full = self.batcher.waiting >= self.options.queue or self.held > HELD_BYTES
+        parts: list[bytes] = []
+        size, over = 0, said.isdecimal() and int(said[:20]) > limit
+        full = self.batcher.waiting >= self.options.queue  # refused before its body costs memory
         try:
             async with asyncio.timeout(LINGER_SECONDS if over else self.options.body_seconds) as patience:
                 async for part in request.stream():
@@ -166,10 +171,14 @@ class Server:
                         patience.reschedule(asyncio.get_running_loop().time() + LINGER_SECONDS)
                     if size > 4 * limit:  # somewhat more is read, and dropped, so that the client sees the answer
                         break
-                    if not over and not full:
-                        parts.append(part)
-                        self.held += len(part)
-                        request.state.held += len(part)
+                    full = full or self.held + len(part) > HELD_BYTES
+                    if over or full:
+                        parts.clear()
+                        self.give_back(request)
+                        continue
+                    parts.append(part)
+                    self.held += len(part)
+                    request.state.held += len(part)
         except TimeoutError:
             if not over:
                 words = f"the body did not come within {self.options.body_seconds:g} s"
@@ -179,6 +188,11 @@ class Server:
         if full:
             raise RefusedError(503, "the queue is full", 1)
         return b"".join(parts)
+
+    def give_back(self, request: Request) -> None:
+        """Count a request's bytes as held no longer."""
+        self.held -= request.state.held
+        request.state.held = 0
 
     async def image(self, request: Request) -> bytes:
         """The image's bytes: the body, or the first file of a form. Raises RefusedError."""
@@ -208,7 +222,8 @@ class Server:
         if self.options.token is None or request.url.path in _OPEN:
             return True
         given = request.headers.get("authorization", "").encode()
-        return hmac.compare_digest(given, f"Bearer {self.options.token}".encode())
+        kind, _, token = given.partition(b" ")
+        return kind.lower() == b"bearer" and hmac.compare_digest(token, self.options.token.encode())
 
 
 def create_app(engine: Engine, options: Options) -> FastAPI:
@@ -296,12 +311,12 @@ def _around(server: Server) -> Callable[[Request, Callable[[Request], Awaitable[
             if not server.allows(request):
                 raise RefusedError(401, "a bearer token is needed")
             response = await call(request)
-        except RefusedError as problem:
-            response = _refusal(problem)
-        except Exception as problem:  # the engine's own, or a client that went away
-            response = _refusal(RefusedError(500, f"the engine failed: {type(problem).__name__}"))
-        finally:  # when it is cancelled too
-            server.held -= request.state.held
+        except (Exception, asyncio.CancelledError) as problem:
+            response = _refusal(_refused(problem))
+            # an error holds the frames it went through, and they the body: a ring that is collected much later
+            traceback.clear_frames(problem.__traceback__)
+        finally:
+            server.give_back(request)
         route = request.scope.get("route")
         path = getattr(route, "path", "other")
         with suppress(ValueError):
@@ -309,6 +324,20 @@ def _around(server: Server) -> Callable[[Request, Callable[[Request], Awaitable[
         return response
 
     return around
+
+
+def _refused(problem: BaseException) -> RefusedError:
+    """What to answer for whatever went wrong."""
+    match problem:
+        case RefusedError():
+            return problem
+        case ClientDisconnect():  # nobody reads it; it is counted as nginx counts it
+            return RefusedError(499, "the client went away")
+        case asyncio.CancelledError():
+            return RefusedError(503, "the server is ending")
+    reason = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
+    print(f"plusx: serve: the engine failed: {reason}", file=sys.stderr, flush=True)
+    return RefusedError(500, f"the engine failed: {type(problem).__name__}")
 
 
 def _refusal(problem: RefusedError) -> Response:

@@ -16,6 +16,9 @@ from plusx.engines import Array
 
 HEADER = "inference-header-content-length"
 
+LARGEST_JSON = 4 << 20
+"""Bytes of JSON in a request. More would hold up all the others while it is parsed, and cost fifty times the memory."""
+
 _TYPES: dict[str, Any] = {"FP32": np.float32, "UINT8": np.uint8}
 
 
@@ -78,6 +81,8 @@ def parse(body: bytes, header_length: str | None, card: Card, max_batch: int, ma
         if not header_length.isdecimal() or len(header_length) > 12 or int(header_length) > len(body):
             raise RefusedError(400, f"{HEADER}: {header_length[:20]!r} is no length of a part of {len(body)} bytes")
         text, tensors = body[: int(header_length)], body[int(header_length) :]
+    if len(text) > LARGEST_JSON:
+        raise RefusedError(413, f"JSON of more than {LARGEST_JSON} bytes; send the tensor as binary data")
     asked = _object(_load(text), "the request")
     inputs = asked.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
@@ -157,6 +162,8 @@ def _flat(data: Any, kind: str, shape: list[int]) -> Array:
     """Numbers, flat or nested, as many as the shape needs."""
     if not isinstance(data, list):
         raise RefusedError(400, "inputs[0].data: a list of numbers is needed")
+    if not _all_numbers(data):
+        raise RefusedError(400, "inputs[0].data: lists of numbers alone are needed")
     try:
         found = np.asarray(data)
     except (ValueError, RecursionError, OverflowError):
@@ -167,6 +174,18 @@ def _flat(data: Any, kind: str, shape: list[int]) -> Array:
         raise RefusedError(400, "inputs[0].data: whole numbers from 0 to 255 are needed")
     with np.errstate(over="ignore"):
         return found.astype(_TYPES[kind])
+
+
+def _all_numbers(data: list[Any]) -> bool:
+    """Whether there are only numbers, in lists: of one long text among thousands numpy makes as many long ones."""
+    lists = [data]
+    while lists:
+        kinds = set(map(type, each := lists.pop()))
+        if kinds == {list}:
+            lists += each
+        elif not kinds <= {int, float}:
+            return False
+    return True
 
 
 def _wants_binary(asked: dict[str, Any]) -> bool:
