@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,7 +20,7 @@ from plusx.records import Run
 
 @pytest.fixture(autouse=True)
 def _a_quick_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plusx.bench.matrix_peak", partial(matrix_peak, side=256))
+    monkeypatch.setattr(import_module("plusx.bench"), "matrix_peak", partial(matrix_peak, side=256))
 
 
 def timing(engine: str, precision: str, batch: int, p50_ms: float) -> Timing:
@@ -49,8 +50,13 @@ def test_a_run_on_two_engines(digits_run: Run) -> None:
 
 
 def test_an_exported_file(digits_run: Run, tmp_path: Path) -> None:
-    out = export(digits_run.folder, "onnx", output=tmp_path / "net.onnx").path
-    found = bench(out, batch=(2,), threads=1, seconds=0.05)
+    out = export(digits_run.folder, "onnx", output=tmp_path / "net.onnx", batch=2).path
+    lines: list[str] = []
+    found = bench(out, batch=(1, 2), threads=1, seconds=0.05, say=lines.append)
+    assert found.failed == (f"batch 1: {out} takes 2 at once",)
+    assert len(lines) == 2
+    with pytest.raises(InputError, match="takes images of its own size"):
+        bench(out, input=64)
     assert {row.engine for row in found.rows} == {"onnxruntime", "openvino"}
     assert [row.batch for row in found.rows] == [2, 2]
 
@@ -69,7 +75,7 @@ def test_the_advice_says_what_to_take_and_why() -> None:
 
 
 def test_an_engine_that_is_stuck_is_ended(digits_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plusx.bench.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(import_module("plusx.bench"), "PATIENCE_SECONDS", 0)
     with pytest.raises(WorkError, match=r"no engine ran; torch float32: no answer within 0 s"):
         bench(digits_run.folder, engine="torch", batch=(1,), threads=1, seconds=0.01)
 

@@ -1,6 +1,7 @@
 """One image file of any mode comes out as a person sees it; anything wrong is one line that names the file."""
 
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,6 +136,16 @@ def test_resizing_is_pillows_to_the_bit(shape: tuple[int, int, int], size: int, 
     assert np.array_equal(resize(pixels, size), theirs)
     with no_compiler():
         assert np.array_equal(resize(pixels, size), theirs)
+
+
+def test_a_thin_image_takes_little_memory_without_a_compiler() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6000, 1, 3), np.uint8)
+    with no_compiler():
+        tracemalloc.start()
+        resized = resize(pixels, 224)
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+        tracemalloc.stop()
+    assert np.array_equal(resized, resize(pixels, 224))
 
 
 def test_resizing_a_part_of_an_array_reads_that_part_only() -> None:

@@ -19,7 +19,9 @@ from plusx.engines import open_engine
 from plusx.errors import DataError, InputError, WeightsError, WorkError
 from plusx.export import export
 from plusx.inference import open_model
+from plusx.network import Network
 from plusx.records import Run
+from plusx.surgery import fold
 from plusx.triton import repository_name
 from tests.images import COLOURS, noisy
 
@@ -414,3 +416,31 @@ plusx.export({str(colours[1].folder)!r}, "openvino", output={str(tmp_path / "net
 def test_exports_are_public() -> None:
     assert plusx.export is export
     assert plusx.open_engine is open_engine
+
+
+def test_a_folding_that_changes_the_network_leaves_nothing(
+    digits_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(net: Network) -> Network:
+        folded = fold(net)
+        with torch.no_grad():
+            folded.get_parameter("stem.0.conv.weight").mul_(1.1)
+        return folded
+
+    monkeypatch.setattr(module, "fold", wrong)
+    for options in ({}, {"int8": True, "max_drop": 100}):
+        with pytest.raises(WorkError, match="folding is not the same network"):
+            export(digits_run.folder, "openvino", output=tmp_path / "net.xml", **options)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_files_own_metadata_says_how_images_are_prepared(colours: tuple[Path, Run], tmp_path: Path) -> None:
+    import onnxruntime
+
+    out = export(colours[1].folder, "onnx", output=tmp_path / "net.onnx")
+    told = onnxruntime.InferenceSession(str(out.path)).get_modelmeta().custom_metadata_map
+    weights = read_weights(colours[1].folder)
+    assert weights.mean != weights.std
+    assert [float(value) for value in told["mean"].split(",")] == list(weights.mean)
+    assert [float(value) for value in told["std"].split(",")] == list(weights.std)
+    assert told["classes"].split("\n") == list(weights.classes)

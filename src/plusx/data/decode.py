@@ -46,6 +46,7 @@ DECODERS = f"2 pillow {version('pillow')} simplejpeg {version('simplejpeg')}"
 
 _GREY_MODES = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"])
 _ORIENTATION = 0x0112
+_MUCH = 16
 _TENSOR, _SIZE = ctypes.c_void_p, ctypes.c_int64
 _TAPS = (_TENSOR, _TENSOR, _SIZE)
 _RESIZE = native.Symbol(
@@ -145,18 +146,24 @@ def resize(pixels: Pixels, size: int) -> Pixels:
     if (tall, wide) == (height, width):
         return pixels[top : top + size, left : left + size]
     compiled = native.available(_RESIZE)
-    if compiled is None:
-        image, (across, down) = _as_image(pixels), (width / wide, height / tall)
-        for once, box in (  # Pillow would begin with either, and resize what is then cut off
-            ((size, height), (left * across, 0, (left + size) * across, height)),
-            ((size, size), (0, top * down, size, (top + size) * down)),
-        ):
-            image = image.resize(once, Image.Resampling.BILINEAR, box)
-        return _as_pixels(image)
     columns, rows = _taps(width, wide, left, size), _taps(height, tall, top, size)
-    whole, resized = np.ascontiguousarray(pixels), np.empty((size, size, channels), np.uint8)
-    compiled(whole.ctypes.data, width, channels, size, *columns.arguments, *rows.arguments, resized.ctypes.data)
-    return resized
+    if compiled is not None:
+        whole, resized = np.ascontiguousarray(pixels), np.empty((size, size, channels), np.uint8)
+        compiled(whole.ctypes.data, width, channels, size, *columns.arguments, *rows.arguments, resized.ctypes.data)
+        return resized
+    if tall * wide > _MUCH * size**2:  # Pillow would make all of it before most is cut off
+        return _weigh(_weigh(pixels.transpose(1, 0, 2), columns).transpose(1, 0, 2), rows)
+    image = _as_image(pixels).resize((wide, height), Image.Resampling.BILINEAR)  # for Pillow may begin with either
+    image = image.resize((wide, tall), Image.Resampling.BILINEAR)
+    return _as_pixels(image.crop((left, top, left + size, top + size)))
+
+
+def _weigh(lines: Pixels, taps: "_Taps") -> Pixels:
+    """uint8 N … → uint8 `size` …: the weighted sums of the lines that count for each place."""
+    sums = np.full((len(taps.first), *lines.shape[1:]), 1 << 21, np.int32)
+    for k in range(taps.weights.shape[1]):
+        sums += taps.weights[:, k, None, None] * lines[taps.first + k]
+    return (sums >> 22).astype(np.uint8)
 
 
 class _Taps(NamedTuple):

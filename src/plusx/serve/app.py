@@ -313,8 +313,7 @@ def _around(server: Server) -> Callable[[Request, Callable[[Request], Awaitable[
             response = await call(request)
         except (Exception, asyncio.CancelledError) as problem:
             response = _refusal(_refused(problem))
-            # an error holds the frames it went through, and they the body: a ring that is collected much later
-            traceback.clear_frames(problem.__traceback__)
+            _let_go(problem)
         finally:
             server.give_back(request)
         route = request.scope.get("route")
@@ -324,6 +323,18 @@ def _around(server: Server) -> Callable[[Request, Callable[[Request], Awaitable[
         return response
 
     return around
+
+
+def _let_go(problem: BaseException | None) -> None:
+    """Free what an error holds: the frames it, and those before it, went through, and they the body.
+
+    These are rings, which the garbage collector comes to much later: it counts objects, not their bytes.
+    """
+    while problem is not None:
+        traceback.clear_frames(problem.__traceback__)
+        problem.__traceback__ = None
+        before, problem.__context__ = problem.__context__, None
+        problem = before
 
 
 def _refused(problem: BaseException) -> RefusedError:
