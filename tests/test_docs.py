@@ -85,6 +85,25 @@ def test_both_languages_show_the_same() -> None:
         assert re.findall(pattern, english, re.DOTALL) == re.findall(pattern, chinese, re.DOTALL)
 
 
+def test_the_pages_python_runs(tmp_path: Path) -> None:
+    for name in ("index.md", *ARGUMENTS):
+        for piece in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.DOTALL):
+            subprocess.run([sys.executable, "-W", "error", "-c", piece], cwd=tmp_path, check=True)
+
+
+@pytest.mark.slow
+def test_the_pages_figures_are_made_by_their_commands(tmp_path: Path) -> None:
+    """The studies shortened to an epoch and a seed."""
+    text = (ROOT / "docs" / "argument.md").read_text(encoding="utf-8")
+    for figure, command in re.findall(r"\]\(figures/([\w-]+)\.svg\)\s+```sh\n(plusx [^\n]+)\n```", text):
+        short = " --epochs 1 --seeds 1" if " study " in command else ""
+        program, *words = (command + short).split()
+        assert program == "plusx"
+        subprocess.run([sys.executable, "-m", "plusx", *words], cwd=tmp_path, check=True, capture_output=True)
+        made = tmp_path / figure.rpartition("-")[0] / f"figure-{figure.rpartition('-')[2]}.svg"
+        assert (made if short else tmp_path / f"{figure}.svg").read_text().startswith("<svg")
+
+
 @contextmanager
 def served(site: Path) -> Iterator[tuple[int, list[str]]]:
     """The site on a port of loopback, and the requests that were answered with 200."""

@@ -35,21 +35,28 @@ def test_both_languages_show_the_same_commands() -> None:
         ("README.md", {"run", "long", "resnet50.svg", "bottleneck.svg", "mine.svg", "resnet50.safetensors"}),
         ("docs/scale.md", {"run2"}),
         ("docs/ship.md", {"models", "published"}),
+        ("docs/how-to/finetune.md", {"before", "mine"}),
+        ("docs/how-to/backbone.md", set()),
+        ("docs/how-to/convert.md", {"resnet18.safetensors"}),
+        ("docs/how-to/halve.md", {"thin50.toml"}),
     ],
 )
 def test_the_tour_runs_as_it_stands(name: str, made: set[str], tmp_path: Path) -> None:
     """One shell per block, in one folder, as a reader who types them in order would."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    session = ""  # a page's Python is one session
     for language, text in pieces(name):
+        if language == "python":
+            session += text
         if language == "toml":
             (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
             continue
         if "make demo" in text:
             continue  # these two are what runs this test, and what CI runs
-        command = [sys.executable, "-W", "error", "-c", text] if language == "python" else ["bash", "-euc", text]
+        command = [sys.executable, "-W", "error", "-c", session] if language == "python" else ["bash", "-euc", text]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
     assert made <= {path.name for path in tmp_path.iterdir()}
-    assert list(tmp_path.glob("run*/model.safetensors"))
+    assert "docs/how-to" in name or list(tmp_path.glob("run*/model.safetensors"))

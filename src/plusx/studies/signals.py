@@ -225,7 +225,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _power(decades: float) -> str:
-    return f"{10**decades:.2g}" if math.isfinite(decades) else "·"
+    """Ten to that power, with two digits."""
+    return f"{float(f'{10**decades:.1e}'):g}" if math.isfinite(decades) else "·"
 
 
 def _verdict(question: Question, measured: dict[str, list[list[Signal]]]) -> str:
