@@ -35,6 +35,12 @@ def test_the_gpus_runs_without_one() -> None:
     assert step["ratio"] == pytest.approx(step["plusx_images_per_s"] / step["timm_images_per_s"])
 
 
+def test_studies_gives_its_ratios() -> None:
+    found = results("studies", "--epochs", "1", "--seeds", "1", "--rounds", "1")
+    assert found["study"]["ratio"] > 1
+    assert found["signals"]["ratio"] > 0
+
+
 def test_time_to_accuracy_counts_both(tmp_path: Path) -> None:
     for part in ("train", "test"):
         colour_folders(tmp_path / part, images=50)  # timm leaves out what fills no batch of 128
