@@ -6,7 +6,8 @@ Result, RESULT
 
 The study is `order` at 20 layers on digits, in an empty folder: its time in all, planning, the page and
 importing matplotlib included, over that of its trainings by `plusx.train`. Signals: `signals.measure` of
-ResNet-56 on 64 images of 32 pixels against a step of SGD on as many, both in float32, by turns; medians. Goals: below 1.03, and at most 2.
+ResNet-56 on 64 images of 32 pixels against a step of SGD on as many, both in float32, by turns; medians.
+Goals: below 1.03, and at most 2.
 """
 
 import argparse
