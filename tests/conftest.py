@@ -18,6 +18,11 @@ for name in ("nms", "qnms"):
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker waits for another's at the end."""
+    items.sort(key=lambda item: "test_the_tour_runs" not in item.nodeid)
+
+
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and where in it what is compiled will lie."""

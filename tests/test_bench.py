@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,11 +15,6 @@ from plusx.export import export
 from plusx.families import cifar
 from plusx.peak import Peak, matrix_peak
 from plusx.records import Run
-
-
-@pytest.fixture(autouse=True)
-def _a_quick_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("plusx.bench"), "matrix_peak", partial(matrix_peak, side=256))
 
 
 def timing(engine: str, precision: str, batch: int, p50_ms: float) -> Timing:

@@ -459,7 +459,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Verdict: Plain networks" in done.stdout
     assert "4 of 4" in done.stderr
-    wrong = run_cli("degradation", "--budget", "1s", "--out", str(tmp_path / "less"))
+    wrong = run_cli("order", "--depth", "8", "--budget", "1s", "--out", str(tmp_path / "less"))
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
     assert "would do" in wrong.stderr

@@ -189,7 +189,8 @@ def bench(
         card, files = _candidates(source, engine, Path(folder), input, failed)
         macs = cost(card.design, card.input_size).macs
         devices = sorted({each.device for each in files})
-        before = [matrix_peak(threads, device=device) for device in devices]
+        side = 2048 if seconds >= 0.5 else 1024  # who is in a hurry for the one is so for the other
+        before = [matrix_peak(threads, side, device) for device in devices]
         fixed = card.batch if isinstance(source, str | Path) else None
         if fixed is not None:
             failed += [f"batch {size}: {source} takes {fixed} at once" for size in batches if size != fixed]
@@ -201,7 +202,7 @@ def bench(
                 failed.append(f"{each.engine} {each.precision}: {found}")
             else:
                 rows.append(_timing(each, size, found))
-        after = [matrix_peak(threads, device=device) for device in devices]
+        after = [matrix_peak(threads, side, device) for device in devices]
     if not rows:
         raise WorkError(f"bench: no engine ran; {failed[0] if failed else 'none is installed'}")
     peaks = {device: Peak(*map(max, *both)) for device, *both in zip(devices, before, after, strict=True)}
