@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from plusx import train
@@ -178,7 +180,7 @@ def test_a_study_trains_as_train_does(tmp_path: Path) -> None:
     assert row["held_out_error_percent"]["mean"] == 100 - run.accuracy_percent
 
 
-def test_it_goes_on_after_it_was_killed(tmp_path: Path) -> None:
+def test_it_goes_on_after_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "study"
     words = ["study", "order", "--depth", "8", "--epochs", "3", "--seeds", "1", "--out", str(folder)]
     process = begun(*words)
@@ -189,7 +191,11 @@ def test_it_goes_on_after_it_was_killed(tmp_path: Path) -> None:
     process.communicate()
     done = len(list(folder.glob("results/*.json")))
     assert done < 5
+    training = Mock(side_effect=train)
+    monkeypatch.setattr(trials_module, "train", training)
     killed = found("order", folder, depth=8, epochs=3)
+    assert [call for call in training.call_args_list if "resume" in call.kwargs]
+    monkeypatch.undo()
     whole = found("order", tmp_path / "whole", depth=8, epochs=3)
     assert killed.numbers == whole.numbers
 
@@ -204,6 +210,21 @@ def test_two_processes_share_a_folder(tmp_path: Path) -> None:
     assert one["numbers"] == two["numbers"]
     lines = [line for _, error in told for line in error.splitlines() if "training error" in line]
     assert len(lines) == 8  # each training was run by one of them, and by one only
+
+
+def test_processes_of_one_machine_share_its_threads(tmp_path: Path) -> None:
+    here, before = place(tmp_path), torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with here.joined():
+            other = here.folder / "processes" / f"{platform.node()}-1.lock"
+            with FileLock(other), here.share_of_threads():
+                assert torch.get_num_threads() == 2
+            with here.share_of_threads():  # that one is gone
+                assert torch.get_num_threads() == 4
+            assert not other.exists()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_past_the_budget_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
