@@ -4,11 +4,12 @@ import json
 import math
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from torch import nn
 from plusx import train
 from plusx.blocks import ResidualBlock
 from plusx.data import open_data
+from plusx.data.published import CIFAR10
 from plusx.errors import InputError, WorkError
 from plusx.families import cifar, cifar_plain
 from plusx.inference import open_model
 from plusx.network import build
 from plusx.ranks import Ranks
 from plusx.recipe import preset
-from plusx.records import Run
+from plusx.records import Epoch, Run
 from plusx.studies import NAMES, StudyList, identity, signals, study, trials
 from plusx.studies.numbers import Spread, duration, parse_duration
 from plusx.studies.question import Finding
@@ -123,7 +125,7 @@ def test_what_is_done_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     here = place(tmp_path)
     (tmp_path / "results").mkdir()
     done = Trial(arm("a"), 0, "digits")
-    epoch = {"train_accuracy_percent": 90.0, "held_out_accuracy_percent": 80.0}
+    epoch = asdict(Epoch(1, 1, 0.1, 1.0, 90.0, 1.0, 80.0, 1.0, 1.0, 0.0, 0))
     here.keep(done, Outcome("a", 0, here.run(done), (epoch,), 3.0))
     assert trials.schedule([arm("a"), arm("b")], 1, 11, here).seconds == 10
     kept = here.outcome(done)
@@ -411,13 +413,14 @@ def test_paper_cifar_says_how_far_off_in_standard_deviations(tmp_path: Path, col
     assert "within" in conclude(asked, outcomes(resnet_20=near)).verdict
     assert "worse: 10.2 standard deviations above" in conclude(asked, outcomes(resnet_20=far)).verdict
     assert "-0.75 points from the published error; one seed" in conclude(asked, outcomes(resnet_20=one)).verdict
+    asked = replace(asked, place=replace(asked.place, dataset=replace(asked.place.dataset, classes=CIFAR10)))
     assert conclude(asked, outcomes(resnet_20=near)).notes == ()
 
 
 def test_paper_cifar_runs_shortened(tmp_path: Path, colours: tuple[Path, Run]) -> None:
     finding = found("paper-cifar", tmp_path, data=colours[0], epochs=1, depth=20)
     assert "published 8.75 %" in finding.verdict
-    assert finding.notes == ("This is not the paper's training: its recipe takes 64,000 steps.",)
+    assert finding.notes[0] == "This is not the paper's training: its recipe takes 64,000 steps."
     with pytest.raises(InputError, match="Table 6: 20, 32, 44, 56, 110"):
         found("paper-cifar", tmp_path, data=colours[0], depth=26)
 
@@ -484,3 +487,97 @@ def test_the_command(tmp_path: Path) -> None:
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
     assert "would do" in wrong.stderr
+
+
+# what a review found
+
+
+@pytest.mark.parametrize("options", [{"epochs": 2}, {"design": True}])
+def test_the_commands_on_the_page_ask_the_same_again(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "design" in options:
+        (tmp_path / "mine.toml").write_text(cifar(8).replace(name="mine").to_toml())
+        options = {"design": tmp_path / "mine.toml"}
+    found("order", tmp_path / "study", **({"depth": 8} if "design" not in options else {}), **options)
+    finding = found("order", tmp_path / "study", **({"depth": 8} if "design" not in options else {}), **options)
+    training = Mock(side_effect=train)
+    monkeypatch.setattr(trials_module, "train", training)
+    from plusx.cli import main
+
+    program, *words = shlex.split(finding.commands[0])
+    assert program == "plusx"
+    assert main(words) == 0
+    assert training.call_count == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("degradation", {"depths": (8, 14)}),
+        ("order", {"depth": 8}),
+        ("economy", {"depth": 8}),
+        ("identity", {"depth": 8}),
+    ],
+)
+def test_where_nothing_trains_that_is_the_verdict(
+    name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials_module, "train", Mock(side_effect=WorkError("not finite")))
+    finding = found(name, tmp_path, **options)
+    assert finding.verdict.startswith("Nothing can be said")
+    assert finding.failed
+    assert (tmp_path / "study.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["degradation", "order", "economy"])
+def test_where_the_first_one_does_not_train(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first: list[str] = []
+
+    def training(*args: Any, **named: Any) -> Run:
+        first[:] = first or [named["design"].name]
+        if named["design"].name == first[0]:
+            raise WorkError("not finite")
+        return train(*args, **named)
+
+    monkeypatch.setattr(trials_module, "train", training)
+    finding = found(name, tmp_path, **({"depths": (8, 14)} if name == "degradation" else {"depth": 8}))
+    assert finding.verdict.startswith("Nothing can be said")
+
+
+def test_damaged_results_of_the_right_kind_are_run_again(tmp_path: Path) -> None:
+    first = found("order", tmp_path, depth=8)
+    for file in tmp_path.glob("results/*.json"):
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps({**record, "epochs": [{}]}))
+    assert found("order", tmp_path, depth=8).numbers == first.numbers
+    first = found("economy", tmp_path, depth=8)
+    for file in tmp_path.glob("measured/*.json"):
+        file.write_text("{}")
+    again = found("economy", tmp_path, depth=8)
+    assert len(again.numbers["networks"]) == len(first.numbers["networks"])
+
+
+def test_a_quarter_of_steps_is_a_quarter(tmp_path: Path) -> None:
+    asked = question("signals", tmp_path)
+    arms = {one.name: one for one in signals.arms(replace(asked, recipe=preset("paper-cifar")))}
+    assert arms["plain 56"].recipe.steps == 64_000
+    assert arms["plain 56, a quarter as long"].recipe.steps == 16_000
+    once = signals.arms(replace(asked, recipe=preset("digits").replace(epochs=1)))
+    assert [one.name for one in once] == ["plain 56", "residual 56"]
+
+
+def test_one_path_and_one_depth_are_several(digits_run: Run, tmp_path: Path) -> None:
+    finding = study("identity", str(digits_run.folder), out=tmp_path, show=False)
+    assert isinstance(finding, Finding)
+    with pytest.raises(InputError, match="two different ones"):
+        study("degradation", depths=20, out=tmp_path, show=False)
+
+
+def test_what_is_not_cifar_is_not_compared_in_silence(tmp_path: Path, colours: tuple[Path, Run]) -> None:
+    from plusx.studies.paper_cifar import conclude
+
+    asked = replace(question("paper_cifar", tmp_path, data=colours[0], depth=110), recipe=preset("paper-cifar"))
+    conclusion = conclude(asked, outcomes(resnet_110=[3.25, 3.3, 3.35]))
+    assert "published 6.61 %" in conclusion.verdict
+    assert conclusion.notes == ("These are not the paper's images: the published error is that of CIFAR-10.",)

@@ -34,7 +34,7 @@ from plusx.recipe import Recipe
 from plusx.reports import Report
 from plusx.studies.numbers import parse_duration
 from plusx.studies.page import page
-from plusx.studies.question import Finding, Question, Study
+from plusx.studies.question import Finding, Question, Study, too_little
 from plusx.studies.trials import Outcomes, Place, Schedule, carry_out, schedule
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class StudyList(Report):
 
 def study(
     name: str,
-    runs: Sequence[str | Path] = (),
+    runs: str | Path | Sequence[str | Path] = (),
     *,
     design: Design | str | Path | None = None,
     data: str | Path | None = None,
@@ -81,7 +81,7 @@ def study(
     epochs: int | None = None,
     seeds: int = 3,
     budget: str = BUDGET,
-    depths: Sequence[int] = (),
+    depths: int | Sequence[int] = (),
     depth: int | None = None,
     out: str | Path | None = None,
     device: str | None = None,
@@ -103,6 +103,8 @@ def study(
     if name == "list":
         return StudyList(tuple(map(_load, NAMES)))
     chosen = _load(name)
+    runs = (runs,) if isinstance(runs, str | Path) else tuple(runs)
+    depths = (depths,) if isinstance(depths, int) else tuple(depths)
     _check(chosen, runs=runs, depths=depths, depth=depth, design=design, seeds=seeds)
     budget_s, started = parse_duration(budget), time.perf_counter()
     folder = given_path("out", out) if out is not None else Path("studies") / chosen.name
@@ -121,9 +123,11 @@ def study(
             channels=1 if images.grey() else 3,
             classes=len(dataset.classes),
             seeds=seeds,
-            depths=tuple(depths),
+            depths=depths,
             depth=depth,
             runs=tuple(given_path("runs", run) for run in runs),
+            budget=budget,
+            device=device,
         )
         with question.place.joined():
             arms = chosen.arms(question)
@@ -174,7 +178,8 @@ def _write(
 ) -> Finding:
     """Conclude, and leave the page."""
     place = question.place
-    found = chosen.conclude(question, outcomes)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    found = too_little("any network") if todo.trials and not outcomes.whole else chosen.conclude(question, outcomes)
     again = [_command(chosen, question)]
     for trial in todo.trials:
         run = place.run(trial)
@@ -197,7 +202,6 @@ def _write(
         trained_seconds=sum(one.seconds for one in outcomes.whole),
         folder=place.folder,
     )
-    place.folder.mkdir(parents=True, exist_ok=True)
     for number, figure in enumerate(finding.figures, 1):
         write_text(place.folder / f"figure-{number}.svg", figure.svg)
     write_text(place.folder / PAGE, page(finding))
@@ -205,10 +209,19 @@ def _write(
 
 
 def _command(chosen: Study, question: Question) -> str:
+    """What asks the same again; the recipe and the design are written beside the page for it."""
     words = ["plusx", "study", chosen.name, *map(str, question.runs), "--data", question.place.data]
-    words += ["--seeds", str(question.seeds), "--out", str(question.place.folder)]
+    words += ["--seeds", str(question.seeds), "--budget", question.budget, "--out", str(question.place.folder)]
+    if not question.runs:
+        recipe = question.place.folder / "study-recipe.toml"
+        write_text(recipe, question.recipe.to_toml())
+        words += ["--recipe", str(recipe)]
     if question.design is not None:
-        words += ["--design", question.design.name or "DESIGN.toml"]
+        design = question.place.folder / "study-design.toml"
+        write_text(design, question.design.to_toml())
+        words += ["--design", str(design)]
+    if question.device is not None:
+        words += ["--device", question.device]
     if question.depths:
         words += ["--depths", ",".join(map(str, question.depths))]
     if question.depth is not None:

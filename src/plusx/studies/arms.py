@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from plusx.studies import figures
 from plusx.studies.numbers import Spread
-from plusx.studies.question import Conclusion, Question, Table
+from plusx.studies.question import Conclusion, Question, Table, too_little
 from plusx.studies.trials import Outcome, Outcomes
 
 
@@ -21,6 +21,8 @@ def compared(
     notes: tuple[str, ...] = (),
 ) -> Conclusion:
     """Errors of each arm, and how far its held-out error is from that of the arm `against`, seed by seed."""
+    if against not in outcomes.arms:
+        return too_little(against)
     rows, numbers, told = [], [], []
     for arm in outcomes.arms:
         train, held_out = outcomes.spread(arm, _train), outcomes.spread(arm, _held_out)

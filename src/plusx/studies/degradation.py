@@ -16,7 +16,7 @@ from plusx.errors import InputError
 from plusx.notation import count
 from plusx.studies import figures
 from plusx.studies.numbers import Spread
-from plusx.studies.question import Conclusion, Question, Study, Table
+from plusx.studies.question import Conclusion, Question, Study, Table, too_little
 from plusx.studies.trials import Arm, Outcome, Outcomes
 
 DEPTHS = (20, 32, 44, 56)
@@ -41,6 +41,8 @@ def arms(question: Question) -> list[Arm]:
 def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     """Errors by depth; and whether the deepest network's training error is above the shallowest's."""
     depths = [depth for depth in _depths(question) if all(outcomes.of(_arm(kind, depth)) for kind in KINDS)]
+    if len(depths) < 2:
+        return too_little("both networks at two depths")
     ends = depths[0], depths[-1]
     gaps = {kind: outcomes.gap(_arm(kind, ends[1]), _arm(kind, ends[0]), _train) for kind in KINDS}
     sentences = [_sentence(kind, ends, outcomes, gaps[kind], question) for kind in KINDS]

@@ -26,7 +26,7 @@ from plusx.notation import count
 from plusx.studies import figures
 from plusx.studies.arms import depth_of
 from plusx.studies.numbers import Spread
-from plusx.studies.question import Conclusion, Question, Study, Table
+from plusx.studies.question import Conclusion, Question, Study, Table, too_little
 from plusx.studies.trials import Arm, Outcome, Outcomes
 
 BUILDING = "building"
@@ -73,11 +73,16 @@ def _compared(question: Question) -> dict[str, _Network]:
         return {name: [design.to_dict(), ratios[name] * watch.base_ms] for name, design in found.items()}
 
     depends_on = [building.digest, question.size, str(question.place.here.device), torch.get_num_threads()]
-    known = question.place.remembered("economy", depends_on, make)
-    named = {name: f"{base.name or 'design'}-{re.sub('[^a-z]+', '-', name)}" for name in known}
-    return {
-        name: _Network(Design.from_dict(fields).replace(name=named[name]), ms) for name, (fields, ms) in known.items()
-    }
+
+    def read(known: dict[str, list[Any]]) -> dict[str, _Network]:
+        named = {name: f"{base.name or 'design'}-{re.sub('[^a-z]+', '-', name)}" for name in known}
+        found = {
+            name: _Network(Design.from_dict(fields).replace(name=named[name]), float(ms))
+            for name, (fields, ms) in known.items()
+        }
+        return {BUILDING: found[BUILDING], **found}
+
+    return question.place.remembered("economy", depends_on, make, read)
 
 
 class _Stopwatch:
@@ -108,6 +113,8 @@ class _Stopwatch:
 def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     """Costs and errors side by side."""
     compared = {name: one for name, one in _compared(question).items() if name in outcomes.arms}
+    if BUILDING not in compared:
+        return too_little("the network of building blocks")
     prices = {name: cost(one.design, question.size) for name, one in compared.items()}
     base, base_ms = prices[BUILDING], compared[BUILDING].ms
     rows, numbers, words = [], [], []

@@ -29,7 +29,7 @@ from plusx.network import Network
 from plusx.studies import figures
 from plusx.studies.arms import depth_of
 from plusx.studies.numbers import Spread
-from plusx.studies.question import Conclusion, Question, Study, Table
+from plusx.studies.question import Conclusion, Question, Study, Table, too_little
 from plusx.studies.trials import Arm, Outcomes
 
 AT_MOST = 2000
@@ -72,6 +72,8 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
             groups[str(run)] = [_judge(run, str(run))]
     else:
         groups = {arm: [_judge(one.folder, arm) for one in outcomes.of(arm)] for arm in outcomes.arms}
+    if not groups:
+        return too_little("any network")
     sentences, rows, numbers, drawn = [], [], [], []
     for style, (name, runs) in enumerate(groups.items()):
         base = Spread.of([run.error_percent for run in runs])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Question:
     """What a study is asked. design: the user's own, or None. size, channels, classes: of the images.
 
-    depths, depth, runs: of the studies that take them. place: where its trials run.
+    depths, depth, runs: of the studies that take them. place: where its trials run. budget, device: as they were given.
     """
 
     place: Place
@@ -36,6 +36,8 @@ class Question:
     depths: tuple[int, ...] = ()
     depth: int | None = None
     runs: tuple[Path, ...] = ()
+    budget: str = ""
+    device: str | None = None
 
     def fitting(self, design: Design) -> Design:
         """A Design for these images and classes."""
@@ -61,6 +63,11 @@ class Conclusion:
     figures: tuple[Figure, ...]
     numbers: dict[str, Any]
     notes: tuple[str, ...] = ()
+
+
+def too_little(what: str) -> Conclusion:
+    """Of a study without what it compares with."""
+    return Conclusion(f"Nothing can be said: {what} did not train, or there was no time for it.", (), (), {})
 
 
 @dataclass(frozen=True)

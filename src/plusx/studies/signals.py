@@ -79,7 +79,9 @@ def measure(net: Network, images: Tensor, labels: Tensor, seed: int = 0) -> list
         handles.append(
             block.branch.register_forward_hook(lambda _, __, out: responses.append(float(out.detach().std())))
         )
-    logits = net(images.detach().requires_grad_())
+    with torch.random.fork_rng():  # of stochastic depth
+        torch.manual_seed(seed)
+        logits = net(images.detach().requires_grad_())
     for handle in handles:
         handle.remove()
     loss = functional.cross_entropy(logits, labels, reduction="sum")
@@ -105,12 +107,16 @@ def without_norms(design: Design, seed: int, std: float | None = None) -> Networ
 
 
 def arms(question: Question) -> list[Arm]:
-    """Plain and residual at the greatest depth, trained for a quarter of the recipe and for all of it."""
+    """Plain and residual at the greatest depth, trained by the recipe, and by one a quarter as long."""
     depth = _depths(question)[-1]
-    early = question.recipe.replace(epochs=max(1, question.recipe.epochs // 4))
+    whole = question.recipe
+    quarter = {"epochs": max(1, whole.epochs // 4)} | ({"steps": max(1, whole.steps // 4)} if whole.steps else {})
+    early = whole.replace(**quarter)
     found = []
     for kind, design in _twins(question, depth).items():
-        found += [Arm(f"{kind} {depth}, a quarter", design, early), Arm(f"{kind} {depth}", design, question.recipe)]
+        found.append(Arm(f"{kind} {depth}", design, whole))
+        if early != whole:
+            found.append(Arm(f"{kind} {depth}, a quarter as long", design, early))
     return found
 
 

@@ -31,6 +31,8 @@ from plusx.pace import run_seconds
 from plusx.plan import make_plan
 from plusx.ranks import Ranks
 from plusx.recipe import Recipe
+from plusx.records import Epoch
+from plusx.state import newest
 from plusx.studies.numbers import Spread, duration
 from plusx.train import train
 
@@ -173,7 +175,7 @@ class Place:
         """What a trial gave, if it ran already."""
         try:
             record = json.loads((self.folder / "results" / f"{trial.name}.json").read_text(encoding="utf-8"))
-            epochs = tuple(record["epochs"])
+            epochs = tuple(asdict(Epoch(**epoch)) for epoch in record["epochs"])
             found = Outcome(trial.arm.name, trial.seed, self.run(trial), epochs, record["seconds"], record["failed"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -183,8 +185,11 @@ class Place:
         """A trial's run folder."""
         return self.folder / "runs" / trial.name
 
-    def remembered(self, what: str, depends_on: object, make: Callable[[], T]) -> T:
-        """What `make` gives, plain data, made once for all processes and later starts: measured times differ."""
+    def remembered(self, what: str, depends_on: object, make: Callable[[], Any], read: Callable[[Any], T]) -> T:
+        """What `read` makes of the plain data that `make` gives: once for all processes and later starts.
+
+        For measured times differ. What cannot be read is made anew.
+        """
         from filelock import FileLock
 
         told = json.dumps(depends_on, sort_keys=True)
@@ -192,11 +197,11 @@ class Place:
         _make(file.parent)
         with FileLock(f"{file}.lock"):
             try:
-                found: T = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                found = make()
-                write_text(file, json.dumps(found))
-        return found
+                return read(json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                made = make()
+                write_text(file, json.dumps(made))
+                return read(made)
 
     def keep(self, trial: Trial, outcome: Outcome) -> Outcome:
         """Write down what a trial gave."""
@@ -238,7 +243,7 @@ def schedule(arms: Sequence[Arm], seeds: int, budget_s: float, place: Place) -> 
         for seed in range(seeds):
             row = [Trial(arm, seed, place.data) for arm in arms if arm.tier == tier]
             needed = sum(map(cost, row))
-            if left_out or spent + needed > budget_s:
+            if needed and (left_out or spent + needed > budget_s):
                 if not chosen:
                     raise InputError(
                         f"budget: {duration(budget_s)} is too short for one training of each of {', '.join(names)}; "
@@ -292,8 +297,10 @@ def _run(trial: Trial, place: Place) -> Outcome:
         if (folder / run_folder.CHECKPOINTS_FOLDER).is_dir():
             try:
                 run = train(resume=folder, device=device, show=False)
-            except InputError:  # nothing whole was left of it
-                run = None
+            except InputError:
+                if newest(folder) is not None:
+                    raise
+                run = None  # nothing whole was left of it
         if run is None:
             shutil.rmtree(folder, ignore_errors=True)
             run = train(place.data, design=trial.arm.design, recipe=trial.recipe, out=folder, device=device, show=False)
@@ -315,4 +322,4 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise InputError(f"out {folder}: {problem.strerror}") from None
+        raise InputError(f"out {folder.parent}: {problem.strerror}") from None
