@@ -22,13 +22,8 @@ def timing(engine: str, precision: str, batch: int, p50_ms: float) -> Timing:
 
 
 def test_a_run_on_two_engines(digits_run: Run) -> None:
-    found = bench(digits_run.folder, engine="onnxruntime", batch=(1, 3), threads=1, seconds=0.05)
-    assert {(row.precision, row.batch) for row in found.rows} == {
-        ("float32", 1),
-        ("float32", 3),
-        ("int8", 1),
-        ("int8", 3),
-    }
+    found = bench(digits_run.folder, engine="onnxruntime", batch=(3,), threads=1, seconds=0.05)
+    assert {(row.precision, row.batch) for row in found.rows} == {("float32", 3), ("int8", 3)}
     for row in found.rows:
         assert 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
         assert row.calls >= 5

@@ -41,6 +41,7 @@ def test_studies_gives_its_ratios() -> None:
     assert found["signals"]["ratio"] > 0
 
 
+@pytest.mark.slow
 def test_time_to_accuracy_counts_both(tmp_path: Path) -> None:
     for part in ("train", "test"):
         colour_folders(tmp_path / part, images=50)  # timm leaves out what fills no batch of 128
