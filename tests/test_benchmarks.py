@@ -18,6 +18,7 @@ def results(name: str, *options: str) -> Any:
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 def test_the_training_step_gives_its_ratio() -> None:
     row = results("train_step", "--only", "cifar_resnet20", "--turns", "2", "--shrink", "16")["results"][0]
     assert row["ratio"] == row["peer_ms"] / row["ours_ms"]

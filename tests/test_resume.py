@@ -155,6 +155,7 @@ def save_for_ever(folder: Path) -> None:
             step += 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_200_sigkills_within_saves_never_leave_nothing(tmp_path: Path) -> None:
     draw, reached = random.Random(0), 0
