@@ -13,6 +13,28 @@ def depth_of(question: Question, usual: int) -> int:
     return usual if question.depth is None else question.depth
 
 
+def train_error(outcome: Outcome) -> float:
+    """In percent; see `Outcome`."""
+    return outcome.train_error_percent
+
+
+def held_out_error(outcome: Outcome) -> float:
+    """In percent; see `Outcome`."""
+    return outcome.held_out_error_percent
+
+
+def held_out_bars(outcomes: Outcomes) -> figures.Figure:
+    """A bar for each arm."""
+    spreads = [outcomes.spread(arm, held_out_error) for arm in outcomes.arms]
+    return figures.bars(
+        "Held-out error; bars are standard deviations over the seeds.",
+        "held-out error, %",
+        outcomes.arms,
+        [spread.mean for spread in spreads],
+        [spread.std for spread in spreads],
+    )
+
+
 def compared(
     outcomes: Outcomes,
     against: str,
@@ -25,8 +47,8 @@ def compared(
         return too_little(against)
     rows, numbers, told = [], [], []
     for arm in outcomes.arms:
-        train, held_out = outcomes.spread(arm, _train), outcomes.spread(arm, _held_out)
-        gap = outcomes.gap(arm, against, _held_out)
+        train, held_out = outcomes.spread(arm, train_error), outcomes.spread(arm, held_out_error)
+        gap = outcomes.gap(arm, against, held_out_error)
         low, high = gap.interval() if gap.n > 1 else (None, None)
         shown = "·" if arm == against else gap.gap_text()
         rows.append((arm, train.text(), held_out.text(), shown, *(() if published is None else (published[arm],))))
@@ -42,22 +64,16 @@ def compared(
             told.append((arm, gap))
     headings = [what, "training error %", "held-out error %", f"points from {against}"]
     headings += [] if published is None else ["published %"]
-    spreads = [outcomes.spread(arm, _held_out) for arm in outcomes.arms]
-    figure = figures.bars(
-        "Held-out error; bars are standard deviations over the seeds.",
-        "held-out error, %",
-        outcomes.arms,
-        [spread.mean for spread in spreads],
-        [spread.std for spread in spreads],
-    )
-    best = min(outcomes.arms, key=lambda arm: outcomes.spread(arm, _held_out).mean)
-    words = f"{best} has the lowest held-out error, {outcomes.spread(best, _held_out).text()} %. "
+    best = min(outcomes.arms, key=lambda arm: outcomes.spread(arm, held_out_error).mean)
+    words = f"{best} has the lowest held-out error, {outcomes.spread(best, held_out_error).text()} %. "
     table = Table(
         "Errors after the last epoch, mean ± standard deviation; differences with their 95 % intervals",
         tuple(headings),
         tuple(rows),
     )
-    return Conclusion(words + _differences(told, against), (table,), (figure,), {"arms": numbers}, notes)
+    return Conclusion(
+        words + _differences(told, against), (table,), (held_out_bars(outcomes),), {"arms": numbers}, notes
+    )
 
 
 def _differences(told: list[tuple[str, Spread]], against: str) -> str:
@@ -68,11 +84,3 @@ def _differences(told: list[tuple[str, Spread]], against: str) -> str:
         return f"No arm's difference from {against} is more than chance at 95 %."
     parts = [f"{arm} {'worse' if gap.mean > 0 else 'better'} by {abs(gap.mean):.2f} points" for arm, gap in shown]
     return f"Against {against}, beyond chance at 95 %: {'; '.join(parts)}. The others cannot be told from it."
-
-
-def _train(outcome: Outcome) -> float:
-    return outcome.train_error_percent
-
-
-def _held_out(outcome: Outcome) -> float:
-    return outcome.held_out_error_percent

@@ -15,9 +15,10 @@ from plusx.design import Design
 from plusx.errors import InputError
 from plusx.notation import count
 from plusx.studies import figures
+from plusx.studies.arms import held_out_error, train_error
 from plusx.studies.numbers import Spread
 from plusx.studies.question import Conclusion, Question, Study, Table, too_little
-from plusx.studies.trials import Arm, Outcome, Outcomes
+from plusx.studies.trials import Arm, Outcomes
 
 DEPTHS = (20, 32, 44, 56)
 MULTIPLES = (1, 2, 4)
@@ -44,15 +45,15 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     if len(depths) < 2:
         return too_little("both networks at two depths")
     ends = depths[0], depths[-1]
-    gaps = {kind: outcomes.gap(_arm(kind, ends[1]), _arm(kind, ends[0]), _train) for kind in KINDS}
+    gaps = {kind: outcomes.gap(_arm(kind, ends[1]), _arm(kind, ends[0]), train_error) for kind in KINDS}
     sentences = [_sentence(kind, ends, outcomes, gaps[kind], question) for kind in KINDS]
     rows = [
         (
             kind,
             _label(question, depth),
             count(cost(_deep(question, depth), question.size).params),
-            outcomes.spread(_arm(kind, depth), _train).text(),
-            outcomes.spread(_arm(kind, depth), _held_out).text(),
+            outcomes.spread(_arm(kind, depth), train_error).text(),
+            outcomes.spread(_arm(kind, depth), held_out_error).text(),
             str(len(outcomes.of(_arm(kind, depth)))),
         )
         for kind in KINDS
@@ -65,8 +66,8 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
             {
                 "network": kind,
                 "depth": depth,
-                "train_error_percent": outcomes.spread(_arm(kind, depth), _train)._asdict(),
-                "held_out_error_percent": outcomes.spread(_arm(kind, depth), _held_out)._asdict(),
+                "train_error_percent": outcomes.spread(_arm(kind, depth), train_error)._asdict(),
+                "held_out_error_percent": outcomes.spread(_arm(kind, depth), held_out_error)._asdict(),
             }
             for kind in KINDS
             for depth in depths
@@ -115,16 +116,8 @@ def _label(question: Question, depth: int) -> str:
     return str(depth) if question.design is None else f"×{depth}"
 
 
-def _train(outcome: Outcome) -> float:
-    return outcome.train_error_percent
-
-
-def _held_out(outcome: Outcome) -> float:
-    return outcome.held_out_error_percent
-
-
 def _sentence(kind: str, ends: tuple[int, int], outcomes: Outcomes, gap: Spread, question: Question) -> str:
-    shallow, deep = (outcomes.spread(_arm(kind, depth), _train).text() for depth in ends)
+    shallow, deep = (outcomes.spread(_arm(kind, depth), train_error).text() for depth in ends)
     labels = " to ".join(_label(question, depth) for depth in ends)
     low, high = gap.interval()
     if gap.n < 2:
@@ -148,7 +141,7 @@ def _gap_numbers(gap: Spread) -> dict[str, float | int | None]:
 
 def _by_depth(outcomes: Outcomes, depths: list[int]) -> figures.Figure:
     panels = []
-    for title, value in (("training error", _train), ("held-out error", _held_out)):
+    for title, value in (("training error", train_error), ("held-out error", held_out_error)):
         drawn = []
         for style, kind in enumerate(KINDS):
             spreads = [outcomes.spread(_arm(kind, depth), value) for depth in depths]

@@ -23,11 +23,10 @@ from plusx.cost import cost
 from plusx.design import BottleneckSpec, BuildingSpec, Design, Stage
 from plusx.network import Network, build
 from plusx.notation import count
-from plusx.studies import figures
-from plusx.studies.arms import depth_of
+from plusx.studies.arms import depth_of, held_out_bars, held_out_error, train_error
 from plusx.studies.numbers import Spread
 from plusx.studies.question import Conclusion, Question, Study, Table, too_little
-from plusx.studies.trials import Arm, Outcome, Outcomes
+from plusx.studies.trials import Arm, Outcomes
 
 BUILDING = "building"
 EQUALS = ("width", "macs", "params", "latency")
@@ -119,8 +118,8 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     base, base_ms = prices[BUILDING], compared[BUILDING].ms
     rows, numbers, words = [], [], []
     for name, (design, ms) in compared.items():
-        price, error = prices[name], outcomes.spread(name, _held_out)
-        gap = outcomes.gap(name, BUILDING, _held_out)
+        price, error = prices[name], outcomes.spread(name, held_out_error)
+        gap = outcomes.gap(name, BUILDING, held_out_error)
         shares = price.params / base.params, price.macs / base.macs, ms / base_ms
         rows.append(
             (
@@ -129,7 +128,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
                 f"{count(price.params)} ({shares[0]:.2f})",
                 f"{count(price.macs)} ({shares[1]:.2f})",
                 f"{ms:.1f} ({shares[2]:.2f})",
-                outcomes.spread(name, lambda one: one.train_error_percent).text(),
+                outcomes.spread(name, train_error).text(),
                 error.text(),
                 "·" if name == BUILDING else gap.gap_text(),
             )
@@ -161,16 +160,8 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
         tuple(rows),
         words=2,
     )
-    spreads = [outcomes.spread(name, _held_out) for name in outcomes.arms]
-    figure = figures.bars(
-        "Held-out error; bars are standard deviations over the seeds.",
-        "held-out error, %",
-        outcomes.arms,
-        [spread.mean for spread in spreads],
-        [spread.std for spread in spreads],
-    )
     note = "Widths go in steps, so costs are equal to a few percent; the columns in brackets say how nearly."
-    return Conclusion(" ".join(words), (table,), (figure,), {"networks": numbers}, (note,))
+    return Conclusion(" ".join(words), (table,), (held_out_bars(outcomes),), {"networks": numbers}, (note,))
 
 
 STUDY = Study(
@@ -181,10 +172,6 @@ STUDY = Study(
     conclude=conclude,
     options=frozenset(["design", "depth"]),
 )
-
-
-def _held_out(outcome: Outcome) -> float:
-    return outcome.held_out_error_percent
 
 
 def _sentence(name: str, shares: tuple[float, float, float], gap: Spread) -> str:

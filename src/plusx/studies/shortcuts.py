@@ -25,9 +25,7 @@ SHORTCUTS: tuple[Shortcut, ...] = ("A", "B", "C", "D")
 def arms(question: Question) -> list[Arm]:
     """The same network with each kind of shortcut."""
     design = question.design or families.cifar(depth_of(question, 20))
-    return [
-        Arm(f"shortcut {kind}", question.fitting(_with(design, kind)), question.recipe, tier=0) for kind in SHORTCUTS
-    ]
+    return [Arm(f"shortcut {kind}", question.fitting(_with(design, kind)), question.recipe) for kind in SHORTCUTS]
 
 
 def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
