@@ -1,18 +1,18 @@
 """What `plusx serve` takes beside the engine itself: throughput in batches, latency alone, behaviour under overload.
 
 Result, 24 November 2026, on 2 shared cores of an "AMD EPYC" with AVX512-bf16, torch 2.13.0+cpu, OpenVINO 2026.4.1,
-ResNet-50 at 224 (PYTHONPATH=. python benchmarks/serving.py --seconds 20 --overload 30 --turns 5):
+ResNet-50 at 224 (PYTHONPATH=. python benchmarks/serving.py --seconds 45 --turns 9; runs of 3 and 5 turns gave 3.45 and
+2.6 ms more, 0.92 and 0.92):
 
-    one client     20.8 ms, the engine alone 18.1 ms: 2.6 ms more        (goal: at most 3)
-    32 clients     50.7 images/s, the engine alone 55.5: 0.92            (goal: at least 0.85)
-    160 clients    for 31 s: 617 answered, 9,165 refused, memory +37 MiB; p99 2.7 s as the clients see it, with a
-                   deadline of 2 s that counts from when the server has the request's headers
+    one client     20.4 ms, the engine alone 18.0 ms: 2.4 ms more        (goal: at most 3)
+    32 clients     50.7 images/s, the engine alone 55.9: 0.90            (goal: at least 0.85)
+    160 clients    for 21 s, --overload 20, four runs: 474 to 564 answered, 5,368 to 6,218 refused, memory +17 to
+                   +57 MiB; p99 1.93 to 2.23 s as the clients see it, with a deadline of 2 s
 
-Again after changes to how bodies are read (--seconds 10 --overload 30 --turns 3): 3.45 ms more, 0.92, and p99 2.1 s at
-770 answered and 8,949 refused, memory +68 MiB.
-
-The clients' process sends 600 kB with each request on the same two cores, which is what the last figure is made of;
-with requests of 3 kB (tests/test_serve.py, a minute, slow) p99 is 0.41 s at 2,355 answered and 66,134 refused.
+The deadline counts from when the server has a request's headers; by its own clock p99 was 1.80 to 2.01 s: 0.6 s for the
+bodies, 1.06 (median) for the queue and the engine, which has half of its speed left. The rest of the two cores goes to
+sending and reading 600 kB of each of 300 requests a second. To read the bodies of refused requests more slowly changed
+nothing. With requests of 3 kB (tests/test_serve.py, a minute, slow) p99 is 0.41 s at 2,355 answered and 66,134 refused.
 
     PYTHONPATH=. python benchmarks/serving.py [--network resnet50] [--size 224] [--seconds 10] [--overload 60] [--json]
 

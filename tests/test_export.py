@@ -215,6 +215,29 @@ def test_another_network_is_no_export(
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_an_export_cut_off_while_it_is_placed_is_no_wrong_pair(
+    colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's two files take two renames."""
+    _, run = colours
+    out = tmp_path / "net.xml"
+    export(run.folder, "openvino", output=out)
+    rename = Path.rename
+    renamed: list[str] = []
+
+    def once(self: Path, target: Path) -> Path:
+        if target.parent == tmp_path and renamed:
+            raise KeyboardInterrupt
+        renamed.append(target.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", once)
+    with pytest.raises(KeyboardInterrupt):
+        export(run.folder, "openvino", output=out)
+    assert renamed == ["net.bin"]
+    assert [file.name for file in tmp_path.iterdir()] == ["net.bin"]
+
+
 def test_a_full_disk_leaves_nothing(colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -312,6 +335,16 @@ def test_nothing_of_the_users_is_written_over(digits_run: Run, tmp_path: Path) -
     assert list((tmp_path / "models" / name).iterdir()) == []
     assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "net.bin").read_bytes() == b"mine"
     assert mine.read_bytes() == b"mine"
+
+
+def test_a_cut_program_is_one_line(digits_run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = export(digits_run.folder, "torch-export", output=tmp_path / "net.pt2").path
+    out.write_bytes(out.read_bytes()[: out.stat().st_size // 2])
+    capfd.readouterr()
+    with pytest.raises(WeightsError, match=r"net.pt2: [^\n]+$") as caught:
+        open_engine(out)
+    assert "above" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2", ".aoti.pt2"])

@@ -1,6 +1,7 @@
 """The server: its two ways to ask, its limits, and that it survives what is thrown at it."""
 
 import base64
+import http.client
 import io
 import json
 import signal
@@ -635,6 +636,23 @@ def test_a_signal_ends_it_when_all_is_answered(colours: tuple[Path, Run], number
             thread.join()
         assert [one["class"] for one in found] == ["red"] * 3
         assert served.process.wait(10) == 0
+
+
+def test_a_second_ctrl_c_ends_it_at_once(colours: tuple[Path, Run]) -> None:
+    slow = SLOW_ENGINE.replace("0.05", "8 * (threading.current_thread().name == 'plusx-engine')")
+    with serving(colours[1].folder, code=f"import threading{slow}") as served:
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+        connection.request("POST", "/predict", RED)
+        time.sleep(0.3)
+        start = time.monotonic()
+        for _ in range(2):
+            served.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert served.process.wait(4) == 130
+        assert time.monotonic() - start < 4
+        connection.close()
+        assert served.process.stderr is not None
+        assert served.process.stderr.read() == "plusx: interrupted\n"
 
 
 def test_ports_and_options(digits_run: Run) -> None:

@@ -10,6 +10,7 @@ Engines may be called from several threads at once.
 """
 
 import importlib.util
+import logging
 import threading
 import warnings
 from abc import ABC, abstractmethod
@@ -282,12 +283,26 @@ def _check_installed(name: EngineName, *, from_run: bool = False) -> None:
         raise InputError(f"engine {name} is not installed; pip install 'plusx[export]' brings it")
 
 
+@contextmanager
+def without_warnings(logger: str | None = None) -> Iterator[None]:
+    """Without what a library warns of by way of a logger, or of the root one, which is the caller's."""
+    told = logging.getLogger(logger)
+    level = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        told.setLevel(level)
+
+
 def _open_exported(path: Path, threads: int) -> Engine:
     files = {f"{KEY}.json": ""}
     try:
-        program = torch.export.load(path, extra_files=files)
+        with without_warnings("torch.export"):
+            program = torch.export.load(path, extra_files=files)
     except Exception as problem:  # of many kinds, for a damaged archive
-        raise WeightsError(f"reading {path}: {_line(problem)}") from None
+        told = _line(problem).split(" Please check the warnings")[0]  # which are not shown
+        raise WeightsError(f"reading {path}: {told}") from None
     return ExportedEngine(program.module(), _card(files[f"{KEY}.json"], str(path)), threads, "torch")
 
 

@@ -46,7 +46,7 @@ _PACKAGES: dict[str, tuple[str, ...]] = {
     "torch-export": (),
     "aoti": (),
 }
-_MODULES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+"""What writes a format, as it is installed and as it is imported."""
 
 
 @dataclass(frozen=True)
@@ -271,8 +271,8 @@ def _check_packages(kind: Format, *, int8: bool) -> None:
     from importlib.util import find_spec
 
     needed = (
-        *_MODULES.get(kind, ()),
-        *(("onnx", "onnxscript", "onnxruntime", "nncf") if int8 and kind == "openvino" else ()),
+        *_PACKAGES[kind],
+        *((*_PACKAGES["onnx"], "nncf") if int8 and kind == "openvino" else ()),
     )
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
@@ -350,6 +350,8 @@ def _put(folder: Path, path: Path, *, whole: bool) -> list[Path]:
         model.rename(place)
         return sorted((file for file in place.rglob("*") if file.is_file()), key=lambda file: file.suffix != ".onnx")
     files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+    if len(files) > 1:  # killed on the way, it leaves no file to open rather than one with another's weights
+        path.unlink(missing_ok=True)
     placed = [file.rename(path.with_name(file.name)) for file in files]
     return placed[::-1]
 

@@ -8,7 +8,7 @@ the logits nearest to the network's.
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from plusx.artefact import INPUT, Card, Format
-from plusx.engines import Array, Engine, open_engine, prepared
+from plusx.engines import Array, Engine, open_engine, prepared, without_warnings
 from plusx.errors import WorkError
 from plusx.inference import Model, at_once, judge
 from plusx.lowering import described, lower_onnx, metadata, openvino, scopes, with_preparation
@@ -184,7 +184,7 @@ def _write_onnx(proto: Any, card: Card, inputs: Array, kept: Sequence[str], file
         def get_next(self) -> dict[str, Array] | None:
             return next(self.left, None)
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, without_warnings():
         plain = Path(folder) / "plain.onnx"
         plain.write_bytes(proto.SerializeToString())
         quantize_static(
@@ -212,18 +212,6 @@ def _write_onnx(proto: Any, card: Card, inputs: Array, kept: Sequence[str], file
         for key, value in metadata(card).items():
             written.metadata_props.add(key=key, value=value)
         file.write_bytes(written.SerializeToString())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice that onnxruntime's quantisation gives by way of the root logger, which is the caller's."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _batches(inputs: Array, batch: int) -> Iterator[Array]:

@@ -54,7 +54,8 @@ def serve(
     max_delay_ms: how long one waits for others. queue: images that wait; more are refused with 503 and Retry-After.
     deadline_ms: an answer that takes longer is refused with 504. max_request_mib, max_megapixels: larger requests and
     images are refused with 413. token: required of each request as a bearer token, health and the page aside.
-    Raises InputError for options that do not fit, packages that are missing and a port that is taken.
+    Raises InputError for options that do not fit, packages that are missing and a port that is taken, and
+    KeyboardInterrupt for a second Ctrl-C, which does not wait for the answers.
     """
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart") if not _has(name)]
     if missing:
@@ -166,6 +167,7 @@ def _run(app: Any, listening: socket.socket) -> None:
         app,
         http=Impatient,
         ws="none",
+        lifespan="off",
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -174,8 +176,12 @@ def _run(app: Any, listening: socket.socket) -> None:
     )
     # uvicorn ends by raising the signal again once it has drained: by then there is nothing left to interrupt
     before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGTERM, signal.SIGINT)}
+    running = uvicorn.Server(settings)
     try:
-        uvicorn.Server(settings).run(sockets=[listening])
+        running.run(sockets=[listening])
+        if running.force_exit:  # a second Ctrl-C
+            raise KeyboardInterrupt
+        app.state.server.stop()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

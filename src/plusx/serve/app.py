@@ -7,9 +7,9 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -227,15 +227,9 @@ class Server:
 
 
 def create_app(engine: Engine, options: Options) -> FastAPI:
-    """The application; its engine's thread ends with it."""
+    """The application; whoever runs it ends `app.state.server`."""
     server = Server(engine, options)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await asyncio.to_thread(server.stop)
-
-    app = FastAPI(title="plusx", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="plusx", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.server = server
     app.middleware("http")(_around(server))
     app.add_exception_handler(HTTPException, _plain_error)
