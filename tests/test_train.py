@@ -22,6 +22,7 @@ from plusx.network import build
 from plusx.plan import steps_in_epoch
 from plusx.recipe import Augment, Recipe, preset
 from plusx.records import Run
+from plusx.run_folder import kept_epochs
 from plusx.train import train
 from tests.images import cifar_files, colour_folders, fashion_files, noisy
 
@@ -385,3 +386,19 @@ def test_alternating_flips_depend_on_the_seed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(train_module, "Augmenter", watched)
     quick("digits", tmp_path / "run", seed=7)
     assert seeds == [7]
+
+
+def test_weights_of_some_epochs_are_kept(tmp_path: Path) -> None:
+    run = train("digits", epochs=5, keep_every=2, out=tmp_path / "run", show=False)
+    kept = kept_epochs(run.folder)
+    assert list(kept) == [2, 4]
+    whole = read_weights(run.folder / "model.safetensors").tensors
+    assert any(not torch.equal(value, whole[name]) for name, value in read_weights(kept[4]).tensors.items())
+    fewer = train("digits", epochs=5, keep_every=5, out=tmp_path / "other", show=False)
+    assert list(kept_epochs(fewer.folder)) == [5]
+    last = read_weights(kept_epochs(fewer.folder)[5]).tensors
+    assert all(torch.equal(value, whole[name]) for name, value in last.items())
+    assert plusx.evaluate(kept[4], "digits").accuracy_percent > 50
+    with pytest.raises(InputError, match="keep_every 0 is not a whole number of epochs"):
+        train("digits", keep_every=0, out=tmp_path / "none", show=False)
+    assert not (tmp_path / "none").exists()

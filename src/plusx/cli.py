@@ -360,6 +360,7 @@ def train(
     workers: int = 0,
     on_bad_image: OnBadImage = "fail",
     checkpoint_minutes: float = 10.0,
+    keep_every: int | None = None,
     tensorboard: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> None:
@@ -389,6 +390,8 @@ def train(
         Processes that decode images, where the set is too large to be kept decoded.
     checkpoint_minutes
         How often the state is saved, beside the end of each epoch.
+    keep_every
+        Also keep the weights after every so many epochs, in RUN/epochs.
     tensorboard
         Write each epoch to RUN/tensorboard too; an extra.
     """
@@ -408,6 +411,7 @@ def train(
         workers=workers,
         on_bad_image=on_bad_image,
         checkpoint_minutes=checkpoint_minutes,
+        keep_every=keep_every,
         tensorboard=tensorboard,
     )
     if os.environ.get("RANK", "0") == "0":

@@ -6,6 +6,7 @@ model.safetensors  the weights after the last whole epoch (checkpoint.py)
 metrics.jsonl      its first line says on what: {"run": {…}}; then one line for each epoch
 curves.svg         the same as a picture
 checkpoints/       the states to go on from (state.py)
+epochs/            the weights after some epochs, where that was asked for
 report.html        all of it for a person, in one file (report.py)
 """
 
@@ -22,7 +23,7 @@ from plusx.checkpoint import WEIGHTS_FILE, write_text
 from plusx.errors import InputError, WorkError
 
 DESIGN_FILE, RECIPE_FILE, METRICS_FILE, CURVES_FILE = "design.toml", "recipe.toml", "metrics.jsonl", "curves.svg"
-REPORT_FILE, CHECKPOINTS_FOLDER = "report.html", "checkpoints"
+REPORT_FILE, CHECKPOINTS_FOLDER, EPOCHS_FOLDER = "report.html", "checkpoints", "epochs"
 _FILES = (DESIGN_FILE, RECIPE_FILE, WEIGHTS_FILE, METRICS_FILE, CURVES_FILE)
 
 
@@ -76,6 +77,22 @@ def _record(line: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def epoch_file(run: Path, epoch: int) -> Path:
+    """Where a run keeps its weights after that many epochs; the folder is made. Raises WorkError."""
+    folder = run / EPOCHS_FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as problem:
+        raise WorkError(f"writing {folder}: {problem.strerror}") from None
+    return folder / f"epoch-{epoch:04}.safetensors"
+
+
+def kept_epochs(run: Path) -> dict[int, Path]:
+    """The weights that a run kept on its way, by how many epochs were done."""
+    named = [(re.fullmatch(r"epoch-(\d+)\.safetensors", file.name), file) for file in (run / EPOCHS_FOLDER).glob("*")]
+    return {int(match[1]): file for match, file in sorted(named, key=lambda pair: pair[1]) if match}
 
 
 def write_metrics(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -76,6 +76,7 @@ def train(
     workers: int = 0,
     on_bad_image: OnBadImage = "fail",
     checkpoint_minutes: float = 10.0,
+    keep_every: int | None = None,
     tensorboard: bool = False,
     show: bool = True,
 ) -> Run:
@@ -95,6 +96,8 @@ def train(
     workers: processes that decode images where the set is too large to be kept decoded.
     on_bad_image: "skip" names and leaves out files that are no images; "fail" stops at the first.
     checkpoint_minutes: how often the state is saved, beside the end of each epoch.
+    keep_every: also keep the weights after every so many epochs, as RUN/epochs/epoch-0005.safetensors; with `resume`
+        it is to be said again.
     tensorboard: whether each epoch is also written to RUN/tensorboard (an extra).
     show: progress on standard error.
 
@@ -103,6 +106,8 @@ def train(
     KeyboardInterrupt.
     """
     check_on_bad_image(on_bad_image)
+    if keep_every is not None and (type(keep_every) is not int or keep_every < 1):
+        raise InputError(f"keep_every {keep_every!r} is not a whole number of epochs, 1 or more")
     if tensorboard:
         board.check()
     started, out = time.perf_counter(), None if out is None else given_path("out", out)
@@ -127,7 +132,7 @@ def train(
                 run_folder.refuse_used(out)
         display.line(describe(plan, here))
         net = _network(plan, weights)
-        job = _Job(plan, here, display, workers, on_bad_image, checkpoint_minutes * 60, tensorboard)
+        job = _Job(plan, here, display, workers, on_bad_image, checkpoint_minutes * 60, keep_every, tensorboard)
         return _train(job, net, folder, out, started)
 
 
@@ -141,6 +146,7 @@ class _Job:
     workers: int
     on_bad_image: OnBadImage
     checkpoint_s: float
+    keep_every: int | None
     tensorboard: bool
 
     def loader(self, images: Images, advance: Callable[[int], None], crop: tuple[float, float] | None = None) -> Loader:
@@ -182,7 +188,7 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
         if here.first:
             _start_folder(folder, plan, history, here.device)
         if here.first and history and not position.in_epoch:  # the run may have ended before it could write these
-            _keep(folder, plan, learner, history)
+            _keep(folder, job, learner, history)
         asked = stack.enter_context(listening())
         advance = stack.enter_context(display.bar("", plan.steps))
         advance(position.step)
@@ -191,7 +197,7 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
         for epoch in _fit(job, learner, train_set, test_set, position, checkpoints, asked, advance):
             history.append(epoch)
             if here.first:
-                _keep(folder, plan, learner, history)
+                _keep(folder, job, learner, history)
                 run_folder.append_metrics(folder, asdict(epoch))
                 for shown in boards:
                     shown.add(asdict(epoch))
@@ -370,9 +376,12 @@ def _start_folder(folder: Path, plan: Plan, history: Sequence[Epoch], device: to
     run_folder.write_metrics(folder, [{"run": about}, *map(asdict, history)])
 
 
-def _keep(folder: Path, plan: Plan, learner: Learner, history: Sequence[Epoch]) -> None:
+def _keep(folder: Path, job: _Job, learner: Learner, history: Sequence[Epoch]) -> None:
     """The weights and the curves after a whole epoch."""
+    plan, epoch = job.plan, len(history)
     tensors = learner.kept.state_dict()
     weights = Weights(plan.design, tensors, plan.dataset.classes, plan.size, learner.pixels.mean, learner.pixels.std)
     write_weights(folder / WEIGHTS_FILE, weights)
+    if job.keep_every and epoch % job.keep_every == 0:
+        write_weights(run_folder.epoch_file(folder, epoch), weights)
     write_text(folder / run_folder.CURVES_FILE, draw_curves(history, plan.recipe))

@@ -1,6 +1,7 @@
 """A study's figures, by matplotlib, as SVG: told apart by dashes and marks as well as colours, legible in grey."""
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Panel:
 
 
 def lines(caption: str, *panels: Panel, shared: bool = False) -> Figure:
-    """Panels side by side. shared: with one y axis for all."""
+    """Panels side by side, two in a row. shared: with one y axis for all."""
     from matplotlib.ticker import MaxNLocator
 
     def draw(axes: "Sequence[Axes]") -> None:
@@ -61,6 +62,7 @@ def lines(caption: str, *panels: Panel, shared: bool = False) -> Figure:
             each.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
             if panel.log:
                 each.set_yscale("log")
+                _at_least_a_decade(each)
             if panel.integers:
                 each.set_xticks(sorted({x for line in panel.lines for x in line.x}))
             if panel.whole:
@@ -68,6 +70,14 @@ def lines(caption: str, *panels: Panel, shared: bool = False) -> Figure:
             each.legend(frameon=False, fontsize=9)
 
     return Figure(caption, _drawn(draw, len(panels), shared))
+
+
+def _at_least_a_decade(axes: "Axes") -> None:
+    """Make room on a logarithmic axis, whose ticks are powers of ten, for one of them at least."""
+    low, high = axes.get_ylim()
+    if high < 10 * low:
+        middle = math.sqrt(low * high)
+        axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
 
 
 def bars(caption: str, y: str, names: Sequence[str], values: Sequence[float], spread: Sequence[float]) -> Figure:
@@ -109,12 +119,16 @@ def _drawn(draw: "Callable[[Sequence[Axes]], None]", panels: int, shared: bool, 
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": f"plusx-{next(_numbers)}", "font.family": "sans-serif"}
     settings |= {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dfe3e8"}
     with rc_context(settings):
-        page = Page(figsize=(4.6 * panels if panels > 1 else 6.4, height), layout="constrained")
+        columns = min(panels, 2)
+        rows = math.ceil(panels / columns)
+        page = Page(figsize=(9.2 if columns > 1 else 6.4, height * rows), layout="constrained")
         FigureCanvasSVG(page)
-        axes = page.subplots(1, panels, sharey=shared, squeeze=False)[0]
-        for each in axes:
+        axes = page.subplots(rows, columns, sharey=shared, squeeze=False).flatten()
+        for spare in axes[panels:]:
+            spare.remove()
+        for each in axes[:panels]:
             each.set_axisbelow(True)
-        draw(list(axes))
+        draw(list(axes[:panels]))
         file = io.StringIO()
         page.savefig(file, format="svg", metadata={"Date": None})
     svg = re.sub(r"^.*?(?=<svg)", "", file.getvalue(), count=1, flags=re.DOTALL)

@@ -21,7 +21,7 @@ likeness     correlation of the gradients at the block's input between an image 
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ from plusx.data.augment import normalise
 from plusx.design import Design
 from plusx.inference import open_model
 from plusx.network import Network, build
+from plusx.plan import make_plan
+from plusx.run_folder import kept_epochs
 from plusx.studies import figures
 from plusx.studies.degradation import deepened
 from plusx.studies.numbers import Spread
@@ -45,10 +47,13 @@ BATCH = 64
 
 KINDS = ("plain", "residual")
 _STATES = {
-    "new": "with batch norm, as it begins,",
+    "new": "with batch norm as they begin",
     "new, no norms": "without norms",
     "new, no norms, small": "without norms and with small weights",
 }
+
+VANISHED = 0.1
+"""Of the gradient at the last blocks: what reaches the first ones where it is said to have vanished."""
 
 MOVED = 0.1
 SMALL = 0.01
@@ -107,48 +112,32 @@ def without_norms(design: Design, seed: int, std: float | None = None) -> Networ
 
 
 def arms(question: Question) -> list[Arm]:
-    """Plain and residual at the greatest depth, trained by the recipe, and by one a quarter as long."""
+    """Plain and residual at the greatest depth; their weights are kept at each quarter of the training."""
     depth = _depths(question)[-1]
-    whole = question.recipe
-    quarter = {"epochs": max(1, whole.epochs // 4)} | ({"steps": max(1, whole.steps // 4)} if whole.steps else {})
-    early = whole.replace(**quarter)
-    found = []
-    for kind, design in _twins(question, depth).items():
-        found.append(Arm(f"{kind} {depth}", design, whole))
-        if early != whole:
-            found.append(Arm(f"{kind} {depth}, a quarter as long", design, early))
-    return found
+    twins = _twins(question, depth)
+    place = question.place
+    plan = make_plan(place.dataset, twins["residual"], question.recipe, place.here, as_is=True)
+    quarter = max(1, plan.epochs // 4)
+    return [Arm(f"{kind} {depth}", design, question.recipe, keep_every=quarter) for kind, design in twins.items()]
 
 
 def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
-    """Signals at initialisation, with and without norms, and after training."""
-    images, labels = _batch(question)
+    """Signals at initialisation, with and without norms, and in the course of training."""
+    batch = _Batch.of(question)
     measured = {
-        name: [measure(net, images, labels, seed) for seed, net in enumerate(nets)] for name, nets in _initial(question)
+        name: [measure(net, *batch.scaled(), seed) for seed, net in enumerate(nets)] for name, nets in _new(question)
     }
     for arm in outcomes.arms:
-        nets = [open_model(one.folder, "cpu").net for one in outcomes.of(arm)]
-        measured[f"{arm}, trained"] = [measure(net, images, labels, seed) for seed, net in enumerate(nets)]
-    rows, numbers = [], []
-    for name, runs in measured.items():
-        ratio = Spread.of([_decades(run) for run in runs])
-        ends = [
-            _power(_mean([_mean_log(_fifth([one.response for one in run], last)) for run in runs]))
-            for last in (False, True)
-        ]
-        like = Spread.of([run[0].likeness for run in runs])
-        rows.append((name, *ends, _power(ratio.mean), f"{ratio.text(1)}", like.text(2), str(ratio.n)))
-        numbers.append(
-            {
-                "network": name,
-                "gradient_decades_first_over_last": ratio._asdict(),
-                "likeness_at_first_block": like._asdict(),
-                "blocks": [
-                    {key: _mean([getattr(run[block], key) for run in runs]) for key in Signal._fields}
-                    for block in range(len(runs[0]))
-                ],
-            }
-        )
+        for epoch in _moments(outcomes):
+            runs = []
+            for one in outcomes.of(arm):
+                if file := kept_epochs(one.folder).get(epoch):
+                    model = open_model(file, "cpu")
+                    images, labels = batch.scaled(model.weights.mean, model.weights.std)
+                    runs.append(measure(model.net, images, labels, one.seed))
+            if runs:
+                measured[f"{arm}, {_after(epoch, outcomes)}"] = runs
+    rows, numbers = zip(*(_told(name, runs) for name, runs in measured.items()), strict=True)
     headings = (
         "network",
         "response, first fifth",
@@ -158,14 +147,41 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
         "likeness at the first",
         "seeds",
     )
-    table = Table("Signals, mean over the seeds", headings, tuple(rows))
-    pictures = tuple(_figures(_depths(question)[-1], measured))
-    return Conclusion(_verdict(question, measured), (table,), pictures, {"networks": numbers}, _NOTES)
+    table = Table("Signals, mean over the seeds", headings, rows)
+    depth, states = _depths(question)[-1], _states(outcomes)
+    return Conclusion(
+        _verdict(depth, states, measured),
+        (table,),
+        tuple(_figures(depth, states, measured)),
+        {"networks": list(numbers)},
+        _NOTES,
+    )
+
+
+def _told(name: str, runs: list[list[Signal]]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """A row of the table, and the same for programs."""
+    ratio = Spread.of([_decades(run) for run in runs])
+    first, last = (
+        _power(_mean([_mean_log(_fifth([one.response for one in run], end)) for run in runs])) for end in (False, True)
+    )
+    like = Spread.of([run[0].likeness for run in runs])
+    blocks = [
+        {key: _mean([getattr(run[block], key) for run in runs]) for key in Signal._fields}
+        for block in range(len(runs[0]))
+    ]
+    numbers = {
+        "network": name,
+        "gradient_decades_first_over_last": ratio._asdict(),
+        "likeness_at_first_block": like._asdict(),
+        "blocks": blocks,
+    }
+    return (name, first, last, _power(ratio.mean), ratio.text(1), like.text(2), str(ratio.n)), numbers
 
 
 _NOTES = (
     "Without norms networks are measured as they begin, not trained: every network here is trained with them.",
     "Gradient, first ÷ last: the mean norm at the inputs of the first fifth of the blocks over that of the last fifth.",
+    f"Vanished: less than {VANISHED:g} of it reaches the first blocks.",
 )
 
 STUDY = Study(
@@ -190,7 +206,8 @@ def _twins(question: Question, depth: int) -> dict[str, Design]:
     return {"plain": design.plain_twin(f"{design.name or 'design'}-plain"), "residual": design}
 
 
-def _initial(question: Question) -> Iterator[tuple[str, list[Network]]]:
+def _new(question: Question) -> Iterator[tuple[str, list[Network]]]:
+    """Networks as they begin, by name."""
     seeds = range(question.seeds)
     for depth in _depths(question):
         for kind, design in _twins(question, depth).items():
@@ -200,15 +217,43 @@ def _initial(question: Question) -> Iterator[tuple[str, list[Network]]]:
             yield f"{name}, new, no norms, small", [without_norms(design, seed, SMALL) for seed in seeds]
 
 
-def _batch(question: Question) -> tuple[Tensor, Tensor]:
-    """Training images, and the same moved a little towards one another; and their labels."""
-    images, _, _ = question.place.dataset.split(question.recipe.split.held_out, question.recipe.split.seed)
-    half = BATCH // 2
-    some = images.take([int(k) for k in torch.linspace(0, len(images) - 1, half).round().long()])
-    pixels, labels = Loader(some, question.size, question.channels)[torch.arange(half)]
-    scaled = normalise(pixels, *(((value,) * question.channels) for value in (127.5 / 255, 64 / 255)))
-    moved = (1 - MOVED) * scaled + MOVED * scaled.roll(1, 0)
-    return torch.cat([scaled, moved]), labels.repeat(2)
+def _moments(outcomes: Outcomes) -> list[int]:
+    """Epochs after which some run kept its weights."""
+    return sorted({epoch for one in outcomes.whole for epoch in kept_epochs(one.folder)})
+
+
+def _after(epoch: int, outcomes: Outcomes) -> str:
+    return f"after {epoch} of {max(len(one.epochs) for one in outcomes.whole)} epochs"
+
+
+def _states(outcomes: Outcomes) -> dict[str, str]:
+    """What networks are measured in, as in their names, and in words."""
+    return _STATES | {
+        _after(epoch, outcomes): f"with batch norm {_after(epoch, outcomes)}" for epoch in _moments(outcomes)
+    }
+
+
+class _Batch(NamedTuple):
+    """Training images, uint8 N C H W, their labels, and the mean and std of their pixels by channel."""
+
+    pixels: Tensor
+    labels: Tensor
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    @classmethod
+    def of(cls, question: Question) -> "_Batch":
+        images, _, _ = question.place.dataset.split(question.recipe.split.held_out, question.recipe.split.seed)
+        half = BATCH // 2
+        some = images.take([int(k) for k in torch.linspace(0, len(images) - 1, half).round().long()])
+        loader = Loader(some, question.size, question.channels)
+        return cls(*loader[torch.arange(half)], *loader.statistics())
+
+    def scaled(self, mean: Sequence[float] = (), std: Sequence[float] = ()) -> tuple[Tensor, Tensor]:
+        """Images as a network takes them, then the same moved a little towards one another; and their labels."""
+        images = normalise(self.pixels, mean or self.mean, std or self.std)
+        moved = (1 - MOVED) * images + MOVED * images.roll(1, 0)
+        return torch.cat([images, moved]), self.labels.repeat(2)
 
 
 def _likeness(gradient: Tensor) -> float:
@@ -240,53 +285,61 @@ def _power(decades: float) -> str:
     return f"{float(f'{10**decades:.1e}'):g}" if math.isfinite(decades) else "·"
 
 
-def _verdict(question: Question, measured: dict[str, list[list[Signal]]]) -> str:
-    depth = _depths(question)[-1]
-    words = []
-    for kind in KINDS:
-        told = []
-        for state, said in _STATES.items():
-            decades = _mean([_decades(run) for run in measured[f"{kind} {depth}, {state}"]])
-            told.append(f"{said} {_power(decades)} times")
-        trained = measured.get(f"{kind} {depth}, trained")
-        if trained:
-            told.append(f"with batch norm, once trained, {_power(_mean([_decades(run) for run in trained]))} times")
-        words.append(
-            f"{kind.capitalize()}, depth {depth}: the gradient at the first blocks is, of that at the last, "
-            f"{'; '.join(told)}."
-        )
+def _verdict(depth: int, states: dict[str, str], measured: dict[str, list[list[Signal]]]) -> str:
+    """Where the claim holds, and by what numbers."""
+    held: dict[str, list[str]] = {}
+    for state, said in states.items():
+        runs = {kind: measured.get(f"{kind} {depth}, {state}") for kind in KINDS}
+        if None in runs.values():
+            continue
+        decades = {kind: _mean([_decades(run) for run in each or ()]) for kind, each in runs.items()}
+        gone = decades["plain"] < math.log10(VANISHED), decades["residual"] < math.log10(VANISHED)
+        numbers = f"plain {_power(decades['plain'])}, residual {_power(decades['residual'])}"
+        held.setdefault(_HOLDS[gone], []).append(f"{said} ({numbers})")
+    words = [f"{holds}: {'; '.join(where)}." for holds, where in held.items()]
     like = {kind: _mean([run[0].likeness for run in measured[f"{kind} {depth}, new"]]) for kind in KINDS}
-    words.append(
-        f"With batch norm, as networks begin, gradients of neighbouring images correlate by {like['plain']:.2f} at the "
-        f"first block of the plain network and by {like['residual']:.2f} of the residual one."
+    return (
+        f"Depth {depth}, the gradient at the first blocks over that at the last. {' '.join(words)} With batch norm, as "
+        f"networks begin, gradients of neighbouring images correlate by {like['plain']:.2f} at the first block of the "
+        f"plain network and by {like['residual']:.2f} of the residual one."
     )
-    return " ".join(words)
 
 
-def _figures(depth: int, measured: dict[str, list[list[Signal]]]) -> Iterator[figures.Figure]:
+_HOLDS = {
+    (True, False): "The claim holds, the gradient vanishes in the plain network alone",
+    (True, True): "It holds by half, the gradient vanishes in both",
+    (False, False): "It does not hold, the gradient vanishes in neither",
+    (False, True): "The contrary holds, the gradient vanishes in the residual network alone",
+}
+
+
+def _figures(depth: int, states: dict[str, str], measured: dict[str, list[list[Signal]]]) -> Iterator[figures.Figure]:
     """Of the greatest depth: a figure for each signal, with a panel for each state of the networks."""
     told = {
         "response": "Standard deviation of the branches' outputs, block by block, as in the paper's Figure 7.",
         "gradient": "Norm of the loss's gradient at each block's input, block by block.",
         "likeness": "Correlation of the gradients of neighbouring images at each block's input.",
     }
-    states = {
-        "with batch norm": {"as it begins": "{}, new", "trained": "{}, trained"},
-        "without norms, as they begin": {"He's weights": "{}, new, no norms", "small": "{}, new, no norms, small"},
+    trained = [state for state in states if state not in _STATES]
+    panels = {
+        "with batch norm, as it begins": ["new"],
+        **{f"with batch norm, {state}": [state] for state in dict.fromkeys((*trained[:1], *trained[-1:]))},
+        "without norms, as they begin": ["new, no norms", "new, no norms, small"],
     }
+    short = {"new, no norms": ", He's weights", "new, no norms, small": ", small weights"}
     for key, caption in told.items():
-        panels = []
-        for title, names in states.items():
+        drawn = []
+        for title, shown in panels.items():
             wanted = [
-                (f"{kind}, {said}", name.format(f"{kind} {depth}")) for said, name in names.items() for kind in KINDS
+                (f"{kind}{short.get(state, '')}", f"{kind} {depth}, {state}") for state in shown for kind in KINDS
             ]
-            drawn = [
+            lines = [
                 _line(said, measured[name], key, style) for style, (said, name) in enumerate(wanted) if name in measured
             ]
-            panels.append(
-                figures.Panel(title, "place in the network, first to last", key, drawn, log=key != "likeness")
-            )
-        yield figures.lines(f"{caption} Depth {depth}, mean over the seeds.", *panels)
+            if lines:
+                place = "place in the network, first to last"
+                drawn.append(figures.Panel(title, place, key, lines, log=key != "likeness"))
+        yield figures.lines(f"{caption} Depth {depth}, mean over the seeds.", *drawn)
 
 
 def _line(name: str, runs: list[list[Signal]], key: str, style: int) -> figures.Line:

@@ -46,12 +46,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Arm:
-    """One of the things that are compared: a Design, trained by a Recipe. Higher tiers are left out first."""
+    """One of the things that are compared: a Design, trained by a Recipe. Higher tiers are left out first.
+
+    keep_every: epochs after which a trial's weights are kept on the way, as of `plusx.train`.
+    """
 
     name: str
     design: Design
     recipe: Recipe
     tier: int = 0
+    keep_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,12 @@ class Trial:
     @property
     def name(self) -> str:
         """Of its folder: readable, and different for whatever would be trained differently."""
-        told = {"design": self.arm.design.digest, "recipe": self.recipe.model_dump(mode="json"), "data": self.data}
+        told: dict[str, Any] = {
+            "design": self.arm.design.digest,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": self.data,
+        }
+        told |= {} if self.arm.keep_every is None else {"keep_every": self.arm.keep_every}
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
         return f"{re.sub(r'[^a-z0-9]+', '-', self.arm.name.lower()).strip('-')}-seed{self.seed}-{digest}"
 
@@ -291,19 +300,19 @@ def carry_out(plan: Schedule, place: Place, budget_s: float) -> tuple[Outcomes, 
 def _run(trial: Trial, place: Place) -> Outcome:
     """Train, or go on training. What does not train (its steps are not finite) is an outcome too."""
     folder, started = place.run(trial), time.perf_counter()
-    device = str(place.here.device)
+    how: dict[str, Any] = {"device": str(place.here.device), "keep_every": trial.arm.keep_every, "show": False}
     try:
         run = None
         if (folder / run_folder.CHECKPOINTS_FOLDER).is_dir():
             try:
-                run = train(resume=folder, device=device, show=False)
+                run = train(resume=folder, **how)
             except InputError:
                 if newest(folder) is not None:
                     raise
                 run = None  # nothing whole was left of it
         if run is None:
             shutil.rmtree(folder, ignore_errors=True)
-            run = train(place.data, design=trial.arm.design, recipe=trial.recipe, out=folder, device=device, show=False)
+            run = train(place.data, design=trial.arm.design, recipe=trial.recipe, out=folder, **how)
     except WorkError as problem:
         return Outcome(trial.arm.name, trial.seed, folder, (), time.perf_counter() - started, str(problem))
     epochs = tuple(asdict(epoch) for epoch in run.history)
