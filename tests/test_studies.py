@@ -33,7 +33,7 @@ from plusx.ranks import Ranks
 from plusx.recipe import preset
 from plusx.records import Epoch, Run
 from plusx.studies import NAMES, StudyList, identity, signals, study, trials
-from plusx.studies.numbers import Spread, duration, parse_duration
+from plusx.studies.numbers import Spread, beyond_chance, duration, parse_duration
 from plusx.studies.question import Finding
 from plusx.studies.trials import Arm, Outcome, Outcomes, Place, Trial
 
@@ -81,8 +81,21 @@ def test_no_span_of_time(text: str) -> None:
         parse_duration(text)
 
 
+def test_many_comparisons_are_judged_together() -> None:
+    """Holm: the smallest of three p-values is held against 0.05 / 3, the next against 0.05 / 2."""
+    sure, unsure = Spread(2.0, 0.1, 3), Spread(2.0, 0.75, 3)  # p = 0.0008 and 0.044
+    t = 2.0 * math.sqrt(3) / 0.1
+    assert sure.p_value() == pytest.approx(1 - t / math.sqrt(2 + t * t))  # as it is for 2 degrees of freedom
+    assert 0.04 < unsure.p_value() < 0.05
+    assert beyond_chance([unsure]) == [True]
+    assert beyond_chance([unsure, sure]) == [True, True]
+    assert beyond_chance([unsure, sure, Spread(0.0, 1.0, 3)]) == [False, True, False]
+    assert beyond_chance([Spread(9.0, 0.0, 1), Spread(0.0, 0.0, 3), Spread(1.0, 0.0, 3)]) == [False, False, True]
+    assert beyond_chance([]) == []
+
+
 def test_spans_in_words() -> None:
-    assert [duration(s) for s in (4.21, 59.94, 200, 3900)] == ["4.2s", "59.9s", "3m20s", "1h05m"]
+    assert [duration(s) for s in (4.21, 59.94, 59.97, 200, 3900)] == ["4.2s", "59.9s", "1m00s", "3m20s", "1h05m"]
 
 
 # planning
@@ -367,30 +380,34 @@ def test_economys_networks_are_as_equal_as_widths_allow(tmp_path: Path) -> None:
 def test_leaving_out_a_block_leaves_its_shortcut() -> None:
     net = build(cifar(14).with_in_channels(1), seed=0).eval()
     x = torch.rand(2, 1, 8, 8)
-    edits = dict(identity.without_blocks(net))
-    assert list(edits) == [f"{n} (stage {(n + 1) // 2})" for n in range(1, 7)]
+    edits = {name: edited for name, _, edited in identity.without_blocks(net)}
+    names = [f"stage {stage}, block {block}" for stage in (1, 2, 3) for block in (1, 2)]
+    assert list(edits) == names
+    assert [number for _, number, _ in identity.without_blocks(net)] == [1, 2, 3, 4, 5, 6]
     stages = [list(stage) for stage in net.stages if isinstance(stage, nn.Sequential)]
     h = net.stem(x)
     for k, stage in enumerate(stages):
         for j, block in enumerate(stage):
             h = block(h) if (k, j) != (1, 1) else h
-    assert torch.allclose(edits["4 (stage 2)"](x), net.head(h))
+    assert torch.allclose(edits["stage 2, block 2"](x), net.head(h))
     h = net.stem(x)
     for k, stage in enumerate(stages):
         for j, block in enumerate(stage):
             assert isinstance(block, ResidualBlock)
             assert block.shortcut is not None
             h = block(h) if (k, j) != (1, 0) else block.act(block.shortcut(h))
-    assert torch.allclose(edits["3 (stage 2)"](x), net.head(h))
+    assert torch.allclose(edits["stage 2, block 1"](x), net.head(h))
     plain = build(cifar_plain(14).with_in_channels(1), seed=0)
-    assert list(dict(identity.without_blocks(plain))) == ["2 (stage 1)", "4 (stage 2)", "6 (stage 3)"]
+    assert [(name, number) for name, number, _ in identity.without_blocks(plain)] == [
+        (names[k], k + 1) for k in (1, 3, 5)
+    ]
 
 
 def test_exchanging_blocks_exchanges_them() -> None:
     net = build(cifar(20).with_in_channels(1), seed=0)
     edits = dict(identity.with_blocks_exchanged(net))
-    assert list(edits) == [f"2 and 3 of stage {n}" for n in (1, 2, 3)]
-    turned = edits["2 and 3 of stage 2"]
+    assert list(edits) == [f"stage {n}, blocks 2 and 3" for n in (1, 2, 3)]
+    turned = edits["stage 2, blocks 2 and 3"]
     for one, two in ((1, 2), (2, 1), (0, 0)):
         assert torch.equal(
             turned.get_parameter(f"stages.1.{one}.branch.0.conv.weight"),
@@ -406,6 +423,27 @@ def test_identity_of_a_run_trains_nothing(tmp_path: Path, digits_run: Run, monke
     assert len(row["without_block_error_percent"]) == len(list(open_model(digits_run.folder).net.blocks()))
 
 
+def test_identity_says_whether_the_claim_holds(tmp_path: Path) -> None:
+    asked = question("identity", tmp_path)
+
+    def judged(kind: str, base: float, *costs: float) -> list[identity.Judged]:
+        edits = [identity.Edit(f"stage 1, block {k}", k, base + cost) for k, cost in enumerate(costs, 1)]
+        return [identity.Judged(kind, base, tuple(edits[skip:]), ()) for skip in (0, 0)]
+
+    def verdict(residual: list[identity.Judged], plain: list[identity.Judged], seeds: int = 2) -> str:
+        groups = {"residual": residual[:seeds], "plain": plain[:seeds]}
+        return identity._verdict(asked, groups, identity._common(groups))
+
+    good, bad = judged("residual", 1.0, 50.0, 1.0, 2.0, 3.0), judged("plain", 2.0, 60.0, 70.0, 80.0)
+    bad = [one._replace(without=one.without[1:]) for one in bad]
+    said = verdict(good, bad)
+    assert said.startswith("The claim holds: leaving out one of the 2 blocks that both can do without costs, in the")
+    assert "1.50 ± 0.00 points of the residual network and 75.00 ± 0.00 of the plain one" in said
+    assert verdict(bad, good).startswith("The contrary holds")
+    assert "one seed cannot tell" in verdict(good, bad, seeds=1)
+    assert "plain networks hardly do better than guessing" in verdict(good, judged("plain", 80.0, 1.0, 2.0))
+
+
 def test_paper_cifar_says_how_far_off_in_standard_deviations(tmp_path: Path, colours: tuple[Path, Run]) -> None:
     from plusx.studies.paper_cifar import conclude
 
@@ -414,7 +452,7 @@ def test_paper_cifar_says_how_far_off_in_standard_deviations(tmp_path: Path, col
     near, far, one = ([4.3, 4.45, 4.5], [5.3, 5.4, 5.5], [4.0])
     assert "within" in conclude(asked, outcomes(resnet_20=near)).verdict
     assert "worse: 10.2 standard deviations above" in conclude(asked, outcomes(resnet_20=far)).verdict
-    assert "-0.75 points from the published error; one seed" in conclude(asked, outcomes(resnet_20=one)).verdict
+    assert "-0.75 points from the published error; it takes 3 seeds" in conclude(asked, outcomes(resnet_20=one)).verdict
     asked = replace(asked, place=replace(asked.place, dataset=replace(asked.place.dataset, classes=CIFAR10)))
     assert conclude(asked, outcomes(resnet_20=near)).notes == ()
 

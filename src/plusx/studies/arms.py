@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 
 from plusx.studies import figures
-from plusx.studies.numbers import Spread
+from plusx.studies.numbers import Spread, beyond_chance
 from plusx.studies.question import Conclusion, Question, Table, too_little
 from plusx.studies.trials import Outcome, Outcomes
+
+HOLM = "at 95 % over all comparisons (Holm)"
+"""How differences of several arms are judged; see `numbers.beyond_chance`."""
 
 
 def depth_of(question: Question, usual: int) -> int:
@@ -40,6 +43,7 @@ def compared(
     against: str,
     what: str,
     published: Mapping[str, str] | None = None,
+    published_as: str = "published %",
     notes: tuple[str, ...] = (),
 ) -> Conclusion:
     """Errors of each arm, and how far its held-out error is from that of the arm `against`, seed by seed."""
@@ -63,11 +67,11 @@ def compared(
         if arm != against:
             told.append((arm, gap))
     headings = [what, "training error %", "held-out error %", f"points from {against}"]
-    headings += [] if published is None else ["published %"]
+    headings += [] if published is None else [published_as]
     best = min(outcomes.arms, key=lambda arm: outcomes.spread(arm, held_out_error).mean)
     words = f"{best} has the lowest held-out error, {outcomes.spread(best, held_out_error).text()} %. "
     table = Table(
-        "Errors after the last epoch, mean ± standard deviation; differences with their 95 % intervals",
+        "Errors after the last epoch, mean ± standard deviation; differences, each with its own 95 % interval",
         tuple(headings),
         tuple(rows),
     )
@@ -77,10 +81,15 @@ def compared(
 
 
 def _differences(told: list[tuple[str, Spread]], against: str) -> str:
-    shown = [(arm, gap) for arm, gap in told if gap.n > 1 and (gap.interval()[0] > 0 or gap.interval()[1] < 0)]
     if not any(gap.n > 1 for _, gap in told):
         return "One seed each cannot tell differences from chance."
-    if not shown:
-        return f"No arm's difference from {against} is more than chance at 95 %."
-    parts = [f"{arm} {'worse' if gap.mean > 0 else 'better'} by {abs(gap.mean):.2f} points" for arm, gap in shown]
-    return f"Against {against}, beyond chance at 95 %: {'; '.join(parts)}. The others cannot be told from it."
+    beyond = beyond_chance([gap for _, gap in told])
+    parts = [
+        f"{arm} {'worse' if gap.mean > 0 else 'better'} by {abs(gap.mean):.2f} points"
+        for (arm, gap), sure in zip(told, beyond, strict=True)
+        if sure
+    ]
+    if not parts:
+        return f"No arm's difference from {against} is more than chance, {HOLM}: that is not to say that there is none."
+    rest = " The others cannot be told from it." if len(parts) < len(told) else ""
+    return f"Against {against}, beyond chance {HOLM}: {'; '.join(parts)}.{rest}"

@@ -23,8 +23,8 @@ from plusx.cost import cost
 from plusx.design import BottleneckSpec, BuildingSpec, Design, Stage
 from plusx.network import Network, build
 from plusx.notation import count
-from plusx.studies.arms import depth_of, held_out_bars, held_out_error, train_error
-from plusx.studies.numbers import Spread
+from plusx.studies.arms import HOLM, depth_of, held_out_bars, held_out_error, train_error
+from plusx.studies.numbers import Spread, beyond_chance
 from plusx.studies.question import Conclusion, Question, Study, Table, too_little
 from plusx.studies.trials import Arm, Outcomes
 
@@ -116,7 +116,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
         return too_little("the network of building blocks")
     prices = {name: cost(one.design, question.size) for name, one in compared.items()}
     base, base_ms = prices[BUILDING], compared[BUILDING].ms
-    rows, numbers, words = [], [], []
+    rows, numbers, told = [], [], []
     for name, (design, ms) in compared.items():
         price, error = prices[name], outcomes.spread(name, held_out_error)
         gap = outcomes.gap(name, BUILDING, held_out_error)
@@ -144,7 +144,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
             }
         )
         if name != BUILDING:
-            words.append(_sentence(name, shares, gap))
+            told.append((name, shares, gap))
     headings = (
         "network",
         "widths",
@@ -161,7 +161,9 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
         words=2,
     )
     note = "Widths go in steps, so costs are equal to a few percent; the columns in brackets say how nearly."
-    return Conclusion(" ".join(words), (table,), (held_out_bars(outcomes),), {"networks": numbers}, (note,))
+    sure = beyond_chance([gap for _, _, gap in told])
+    words = " ".join(_sentence(*each, sure=one) for each, one in zip(told, sure, strict=True))
+    return Conclusion(f"{words} {_JUDGED}", (table,), (held_out_bars(outcomes),), {"networks": numbers}, (note,))
 
 
 STUDY = Study(
@@ -174,14 +176,14 @@ STUDY = Study(
 )
 
 
-def _sentence(name: str, shares: tuple[float, float, float], gap: Spread) -> str:
-    low, high = gap.interval()
+_JUDGED = f"What is told apart is told apart {HOLM}."
+
+
+def _sentence(name: str, shares: tuple[float, float, float], gap: Spread, *, sure: bool) -> str:
     if gap.n < 2:
         said = f"{gap.mean:+.2f} points away, which one seed cannot tell from chance"
-    elif low > 0:
-        said = f"worse by {gap.mean:.2f} points ({gap.interval_text()})"
-    elif high < 0:
-        said = f"better by {-gap.mean:.2f} points ({gap.interval_text()})"
+    elif sure:
+        said = f"{'worse' if gap.mean > 0 else 'better'} by {abs(gap.mean):.2f} points ({gap.interval_text()})"
     else:
         said = f"not to be told apart ({gap.mean:+.2f} points; {gap.interval_text()})"
     params, macs, time = shares

@@ -14,7 +14,7 @@ stay; where they change, what is left is the shortcut, and a plain network's blo
 
 import copy
 import statistics
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,8 @@ from plusx.studies.numbers import Spread
 from plusx.studies.question import Conclusion, Question, Study, Table, too_little
 from plusx.studies.trials import Arm, Outcomes
 
+KINDS = ("residual", "plain")
+
 AT_MOST = 2000
 """Held-out images that each edit is judged on."""
 
@@ -39,10 +41,15 @@ SPARE_POINTS = 1.0
 """A block whose absence costs less accuracy is named as spare."""
 
 
+NEAR_CHANCE = 0.8
+"""Of the error of guessing: a network that is worse as trained tells nothing."""
+
+
 class Edit(NamedTuple):
-    """A network with one change: what was changed, and its error then, in percent."""
+    """A network with one change: what was changed, its block's number or 0, and its error then, in percent."""
 
     name: str
+    number: int
     error_percent: float
 
 
@@ -61,7 +68,7 @@ def arms(question: Question) -> list[Arm]:
         return []
     design = question.fitting(question.design or families.cifar(depth_of(question, 20)))
     plain = design.plain_twin(f"{design.name or 'design'}-plain")
-    return [Arm("residual", design, question.recipe), Arm("plain", plain, question.recipe)]
+    return [Arm(kind, one, question.recipe) for kind, one in zip(KINDS, (design, plain), strict=True)]
 
 
 def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
@@ -74,13 +81,21 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
         groups = {arm: [_judge(one.folder, arm) for one in outcomes.of(arm)] for arm in outcomes.arms}
     if not groups:
         return too_little("any network")
-    sentences, rows, numbers, drawn = [], [], [], []
+    common = _common(groups)
+    sentences, rows, numbers, drawn = [_verdict(question, groups, common)], [], [], []
     for style, (name, runs) in enumerate(groups.items()):
         base = Spread.of([run.error_percent for run in runs])
         blocks = _over_runs([run.without for run in runs])
         pairs = _over_runs([run.exchanged for run in runs])
-        rows.append((name, base.text(), *_summary(blocks, base), *_summary(pairs, base)))
-        sentences.append(_sentence(name, base, blocks, pairs) + _least_needed(blocks, base))
+        rows.append(
+            (
+                name,
+                base.text(),
+                *_summary([run.without for run in runs], common),
+                *_summary([run.exchanged for run in runs]),
+            )
+        )
+        sentences.append(_sentence(name, base, blocks) + _least_needed(blocks, base))
         numbers.append(
             {
                 "network": name,
@@ -89,14 +104,12 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
                 "exchanged_error_percent": {key: one._asdict() for key, one in pairs.items()},
             }
         )
-        places = [run.name for run in runs[0].without]
-        spreads = [blocks[place] for place in places]
         drawn.append(
             figures.Line(
                 name,
-                [int(place.split()[0]) for place in places],
-                [one.mean for one in spreads],
-                [one.std for one in spreads] if base.n > 1 else (),
+                [edit.number for edit in runs[0].without],
+                [one.mean for one in blocks.values()],
+                [one.std for one in blocks.values()] if base.n > 1 else (),
                 style,
             )
         )
@@ -104,9 +117,12 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     table = Table(
         "Held-out error as trained, and edited; mean ± standard deviation over the runs", headings, tuple(rows)
     )
-    panel = figures.Panel("one block left out", "block, in the order they run", "held-out error, %", drawn)
+    panel = figures.Panel("one block left out", "block, in the order they run", "held-out error, %", drawn, whole=True)
     caption = "Held-out error with one block left out; blocks that change shapes are shortcuts alone, or are kept."
-    return Conclusion(" ".join(sentences), (table,), (figures.lines(caption, panel),), {"networks": numbers})
+    notes = () if len(groups) < 2 else (f"Median and worst are over the {len(common)} blocks that all can leave out.",)
+    return Conclusion(
+        " ".join(filter(None, sentences)), (table,), (figures.lines(caption, panel),), {"networks": numbers}, notes
+    )
 
 
 STUDY = Study(
@@ -127,13 +143,13 @@ def _judge(run: Path, name: str) -> Judged:
         weights = model.weights
         return 100 - judge(edited, looked.loader, weights.mean, weights.std, chosen=looked.chosen).accuracy_percent
 
-    without = tuple(Edit(label, error(edited)) for label, edited in without_blocks(net))
-    exchanged = tuple(Edit(label, error(edited)) for label, edited in with_blocks_exchanged(net))
+    without = tuple(Edit(label, number, error(edited)) for label, number, edited in without_blocks(net))
+    exchanged = tuple(Edit(label, 0, error(edited)) for label, edited in with_blocks_exchanged(net))
     return Judged(name, 100 - looked.tally.accuracy_percent, without, exchanged)
 
 
-def without_blocks(net: Network) -> Iterator[tuple[str, Network]]:
-    """The network with each block left out that can be; the name begins with the block's number."""
+def without_blocks(net: Network) -> Iterator[tuple[str, int, Network]]:
+    """The network with each block left out that can be: which, and its number in the order they run, from 1."""
     for number, (stage, index) in enumerate(_places(net), 1):
         edited = copy.deepcopy(net)
         blocks = _blocks(edited, stage)
@@ -145,7 +161,7 @@ def without_blocks(net: Network) -> Iterator[tuple[str, Network]]:
             block.branch = nn.Sequential(_Nothing())
         else:
             continue
-        yield f"{number} (stage {stage + 1})", edited
+        yield f"stage {stage + 1}, block {index + 1}", number, edited
 
 
 def with_blocks_exchanged(net: Network) -> Iterator[tuple[str, Network]]:
@@ -155,7 +171,7 @@ def with_blocks_exchanged(net: Network) -> Iterator[tuple[str, Network]]:
             edited = copy.deepcopy(net)
             turned = _blocks(edited, stage)
             turned[one], turned[two] = turned[two], turned[one]
-            yield f"{one + 1} and {two + 1} of stage {stage + 1}", edited
+            yield f"stage {stage + 1}, blocks {one + 1} and {two + 1}", edited
 
 
 class _Nothing(nn.Module):
@@ -182,32 +198,67 @@ def _over_runs(runs: list[tuple[Edit, ...]]) -> dict[str, Spread]:
     return {each.name: Spread.of([edits[k].error_percent for edits in runs]) for k, each in enumerate(runs[0])}
 
 
-def _summary(edits: dict[str, Spread], base: Spread) -> tuple[str, str]:
-    """The median edit's error and the worst's, with what they add."""
-    if not edits:
+def _common(groups: dict[str, list[Judged]]) -> set[str]:
+    """The blocks that all networks can leave out."""
+    return set.intersection(*({edit.name for edit in runs[0].without} for runs in groups.values()))
+
+
+def _errors(edits: Sequence[Edit], among: Container[str]) -> list[float]:
+    return [edit.error_percent for edit in edits if edit.name in among]
+
+
+def _summary(runs: list[tuple[Edit, ...]], among: Container[str] | None = None) -> tuple[str, str]:
+    """The median edit's error and the worst's, over the runs."""
+    names = {edit.name for edit in runs[0]} if among is None else among
+    errors = [_errors(edits, names) for edits in runs]
+    if not errors[0]:
         return "·", "·"
-    means = sorted(one.mean for one in edits.values())
-    middle, worst = statistics.median(means), means[-1]
-    return f"{middle:.2f} ({middle - base.mean:+.2f})", f"{worst:.2f} ({worst - base.mean:+.2f})"
+    return Spread.of([statistics.median(one) for one in errors]).text(), Spread.of([max(one) for one in errors]).text()
 
 
-def _sentence(name: str, base: Spread, blocks: dict[str, Spread], pairs: dict[str, Spread]) -> str:
+def _verdict(question: Question, groups: dict[str, list[Judged]], common: set[str]) -> str:
+    """Whether the claim holds, where its two networks were trained here."""
+    if set(groups) != set(KINDS) or not common:
+        return ""
+    guessing = 100 * (1 - 1 / question.classes)
+    poor = [
+        kind for kind in KINDS if statistics.fmean(run.error_percent for run in groups[kind]) > NEAR_CHANCE * guessing
+    ]
+    if poor:
+        return (
+            f"Nothing can be said: {' and '.join(poor)} networks hardly do better than guessing as they were trained."
+        )
+    cost = {
+        kind: [statistics.median(_errors(run.without, common)) - run.error_percent for run in groups[kind]]
+        for kind in KINDS
+    }
+    spreads = {kind: Spread.of(values) for kind, values in cost.items()}
+    seeds = min(map(len, cost.values()))
+    gap = Spread.of([plain - residual for residual, plain in zip(*(cost[kind][:seeds] for kind in KINDS), strict=True)])
+    if gap.n < 2:
+        holds = "Whether the claim holds, one seed cannot tell"
+    elif gap.p_value() > 0.05:
+        holds = "Whether the claim holds cannot be told from chance at 95 %"
+    else:
+        holds = "The claim holds" if gap.mean > 0 else "The contrary holds"
+    return (
+        f"{holds}: leaving out one of the {len(common)} blocks that both can do without costs, in the median, "
+        f"{spreads['residual'].text()} points of the residual network and {spreads['plain'].text()} of the plain one."
+    )
+
+
+def _sentence(name: str, base: Spread, blocks: dict[str, Spread]) -> str:
     if not blocks:
         return f"{name}: no block can be left out."
-    middle = statistics.median(one.mean for one in blocks.values())
     worst, error = max(((key, one.mean) for key, one in blocks.items()), key=lambda pair: pair[1])
-    words = (
-        f"{name.capitalize() if len(name) < 12 else name}: {base.text()} % error as trained; with one block left out "
-        f"{middle:.2f} % in the median, {error:.2f} % at worst (block {worst})"
+    return (
+        f"{name.capitalize() if len(name) < 12 else name}: {base.text()} % error as trained; most needed is {worst}, "
+        f"without which it is {error:.2f} %."
     )
-    if pairs:
-        words += f"; with two exchanged {statistics.median(one.mean for one in pairs.values()):.2f} % in the median"
-    return words + "."
 
 
 def _least_needed(blocks: dict[str, Spread], base: Spread) -> str:
     spare = sorted((one.mean, key) for key, one in blocks.items() if one.mean - base.mean < SPARE_POINTS)
     if not spare:
         return ""
-    names = ", ".join(key for _, key in spare[:6])
-    return f" Least needed, each alone costing less than a point: block {names}."
+    return f" Least needed, each alone costing less than a point: {'; '.join(key for _, key in spare[:6])}."

@@ -20,6 +20,9 @@ PUBLISHED = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
 MEANS = {110: 6.61}
 """Where the paper ran several times (five, ± 0.16) and gives the best in its table: the mean (§4.2)."""
 
+ENOUGH = 3
+"""Seeds that a verdict takes."""
+
 WARM_UP_DEPTH = 110
 """From this depth on the paper starts at a tenth of the learning rate (§4.2)."""
 
@@ -41,12 +44,13 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     arm, published = f"resnet {depth}", MEANS.get(depth, PUBLISHED[depth])
     error = outcomes.spread(arm, lambda one: one.held_out_error_percent)
     away = error.mean - published
-    if error.n > 1 and error.std > 0:
+    if error.n >= ENOUGH and error.std > 0:
         off = abs(away) / error.std
         where = "within" if off <= 2 else "better" if away < 0 else "worse"
         said = f"{where}: {off:.1f} standard deviations {'below' if away < 0 else 'above'} the published error"
+        said += f" ({error.interval_text()})"
     else:
-        said = f"{away:+.2f} points from the published error; one seed has no standard deviation"
+        said = f"{away:+.2f} points from the published error; it takes {ENOUGH} seeds that differ to judge that"
     notes = []
     if question.recipe.name != "paper-cifar" or question.recipe.steps != 64_000:
         notes.append("This is not the paper's training: its recipe takes 64,000 steps.")
