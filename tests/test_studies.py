@@ -129,7 +129,7 @@ def test_the_budget_leaves_out_later_tiers_and_seeds(tmp_path: Path, monkeypatch
     assert whole.left_out == ()
     some = trials.schedule(arms, 2, 45, place(tmp_path))
     assert [(trial.arm.name, trial.seed) for trial in some.trials] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert some.left_out == ("seed 0 of c", "seed 1 of c")
+    assert some.left_out == ("seeds 0, 1 of c; a budget of 1m07s has time for all of it",)
     with pytest.raises(InputError, match=r"5\.0s is too short for one training of each of a, b; 23\.0s would do"):
         trials.schedule(arms, 2, 5, place(tmp_path))
 
@@ -353,7 +353,7 @@ def test_without_norms_gradients_vanish_in_plain_networks_and_not_in_residual_on
     assert decades["plain 20, new, no norms"] < -1
     assert decades["plain 20, new"] > 0.5  # with batch norm they grow instead, on the way back
     assert abs(decades["residual 20, new, no norms, small"]) < 1
-    assert "The claim holds, the gradient vanishes in the plain network alone: without norms (plain" in finding.verdict
+    assert "the claim holds, the gradient vanishes in the plain network alone: without norms (plain" in finding.verdict
     assert "after 1 of 1 epochs" in finding.verdict
 
 

@@ -296,20 +296,20 @@ def _verdict(depth: int, states: dict[str, str], measured: dict[str, list[list[S
         gone = decades["plain"] < math.log10(VANISHED), decades["residual"] < math.log10(VANISHED)
         numbers = f"plain {_power(decades['plain'])}, residual {_power(decades['residual'])}"
         held.setdefault(_HOLDS[gone], []).append(f"{said} ({numbers})")
-    words = [f"{holds}: {'; '.join(where)}." for holds, where in held.items()]
+    words = "; ".join(f"{holds}: {', '.join(where)}" for holds, where in held.items())
     like = {kind: _mean([run[0].likeness for run in measured[f"{kind} {depth}, new"]]) for kind in KINDS}
     return (
-        f"Depth {depth}, the gradient at the first blocks over that at the last. {' '.join(words)} With batch norm, as "
+        f"By the gradient at the first blocks over that at the last, at depth {depth}: {words}. With batch norm, as "
         f"networks begin, gradients of neighbouring images correlate by {like['plain']:.2f} at the first block of the "
         f"plain network and by {like['residual']:.2f} of the residual one."
     )
 
 
 _HOLDS = {
-    (True, False): "The claim holds, the gradient vanishes in the plain network alone",
-    (True, True): "It holds by half, the gradient vanishes in both",
-    (False, False): "It does not hold, the gradient vanishes in neither",
-    (False, True): "The contrary holds, the gradient vanishes in the residual network alone",
+    (True, False): "the claim holds, the gradient vanishes in the plain network alone",
+    (True, True): "it holds by half, the gradient vanishes in both",
+    (False, False): "it does not hold, the gradient vanishes in neither",
+    (False, True): "the contrary holds, the gradient vanishes in the residual network alone",
 }
 
 

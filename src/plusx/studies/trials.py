@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +41,8 @@ AROUND_SECONDS = 1.0
 """Of a training beside its steps: opening the data, the first step, the report."""
 
 POLL_SECONDS = 0.5
+
+_NODE, _PROCESS = platform.node(), f"{os.getpid()}-{secrets.token_hex(4)}"  # containers may have the same pids
 
 T = TypeVar("T")
 
@@ -145,7 +148,7 @@ class Place:
 
     @property
     def _own_lock(self) -> Path:
-        return self.folder / "processes" / f"{platform.node()}-{os.getpid()}.lock"
+        return self.folder / "processes" / f"{_NODE}-{_PROCESS}.lock"
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -166,7 +169,7 @@ class Place:
         from filelock import FileLock, Timeout
 
         others, before = 0, torch.get_num_threads()
-        for file in (self.folder / "processes").glob(f"{platform.node()}-*.lock"):
+        for file in (self.folder / "processes").glob(f"{_NODE}-*.lock"):
             if file == self._own_lock:
                 continue
             try:
@@ -245,24 +248,30 @@ def schedule(arms: Sequence[Arm], seeds: int, budget_s: float, place: Place) -> 
         return seconds[trial.arm.name]
 
     chosen: list[Trial] = []
-    left_out: list[str] = []
-    spent = 0.0
+    left_out: dict[str, list[str]] = {}
+    spent = in_all = 0.0
     for tier in sorted({arm.tier for arm in arms}):
-        names = [arm.name for arm in arms if arm.tier == tier]
+        names = ", ".join(arm.name for arm in arms if arm.tier == tier)
         for seed in range(seeds):
             row = [Trial(arm, seed, place.data) for arm in arms if arm.tier == tier]
             needed = sum(map(cost, row))
+            in_all += needed
             if needed and (left_out or spent + needed > budget_s):
                 if not chosen:
                     raise InputError(
-                        f"budget: {duration(budget_s)} is too short for one training of each of {', '.join(names)}; "
+                        f"budget: {duration(budget_s)} is too short for one training of each of {names}; "
                         f"{duration(1.1 * needed + 1)} would do"
                     )
-                left_out.append(f"seed {seed} of {', '.join(names)}")
+                left_out.setdefault(names, []).append(str(seed))
                 continue
             spent += needed
             chosen += row
-    return Schedule(tuple(chosen), tuple(left_out), spent)
+    words = [
+        f"{'seed' if len(each) == 1 else 'seeds'} {', '.join(each)} of {names}" for names, each in left_out.items()
+    ]
+    if words:
+        words[-1] += f"; a budget of {duration(1.1 * in_all + 1)} has time for all of it"
+    return Schedule(tuple(chosen), tuple(words), spent)
 
 
 def carry_out(plan: Schedule, place: Place, budget_s: float) -> tuple[Outcomes, tuple[str, ...]]:
