@@ -24,13 +24,14 @@ from plusx import train
 from plusx.blocks import ResidualBlock
 from plusx.data import open_data
 from plusx.data.published import CIFAR10
+from plusx.design import Design
 from plusx.errors import InputError, WorkError
 from plusx.families import cifar, cifar_plain
 from plusx.inference import open_model
 from plusx.network import build
 from plusx.plan import make_plan
 from plusx.ranks import Ranks
-from plusx.recipe import preset
+from plusx.recipe import Recipe, preset
 from plusx.records import Epoch, Run
 from plusx.studies import NAMES, StudyList, identity, signals, study, trials
 from plusx.studies.numbers import Spread, beyond_chance, duration, parse_duration
@@ -568,6 +569,10 @@ def test_where_nothing_trains_that_is_the_verdict(
     assert finding.verdict.startswith("Nothing can be said")
     assert finding.failed
     assert (tmp_path / "study.html").is_file()
+    for command in finding.commands[1:]:
+        words = shlex.split(command)
+        for option, kind in (("--design", Design), ("--recipe", Recipe)):
+            assert kind.read(words[words.index(option) + 1])
 
 
 @pytest.mark.parametrize("name", ["degradation", "order", "economy"])

@@ -32,10 +32,11 @@ from plusx.plan import LARGEST_DEFAULT_INPUT, usual_recipe
 from plusx.ranks import ranks
 from plusx.recipe import Recipe
 from plusx.reports import Report
+from plusx.run_folder import DESIGN_FILE, RECIPE_FILE
 from plusx.studies.numbers import parse_duration
 from plusx.studies.page import page
 from plusx.studies.question import Finding, Question, Study, too_little
-from plusx.studies.trials import Outcomes, Place, Schedule, carry_out, schedule
+from plusx.studies.trials import Outcomes, Place, Schedule, Trial, carry_out, schedule
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -182,8 +183,10 @@ def _write(
     found = too_little("any network") if todo.trials and not outcomes.whole else chosen.conclude(question, outcomes)
     again = [_command(chosen, question)]
     for trial in todo.trials:
-        run = place.run(trial)
-        words = ["plusx", "train", place.data, "--design", f"{run}/design.toml", "--recipe", f"{run}/recipe.toml"]
+        if place.outcome(trial) is None:  # there was no time for it
+            continue
+        run = _with_its_files(trial, place.run(trial))
+        words = ["plusx", "train", place.data, "--design", f"{run}/{DESIGN_FILE}", "--recipe", f"{run}/{RECIPE_FILE}"]
         again.append(shlex.join(words))
     finding = Finding(
         study=chosen.name,
@@ -206,6 +209,16 @@ def _write(
         write_text(place.folder / f"figure-{number}.svg", figure.svg)
     write_text(place.folder / PAGE, page(finding))
     return finding
+
+
+def _with_its_files(trial: Trial, run: Path) -> Path:
+    """A trial's folder, with what it was trained by: one that failed may have left nothing."""
+    told = ((DESIGN_FILE, trial.arm.design), (RECIPE_FILE, trial.recipe))
+    for name, each in told:
+        if not (run / name).is_file():
+            run.mkdir(parents=True, exist_ok=True)
+            write_text(run / name, each.to_toml())
+    return run
 
 
 def _command(chosen: Study, question: Question) -> str:
