@@ -10,8 +10,8 @@ Result at 56 layers: the gradient's norm at the first fifth of the blocks over t
 plain and residual: -3.8 ± 0.1 and 2.0 ± 0.0 without norms, -44.7 ± 0.1 and -0.4 ± 0.0 without norms and with small
 weights; with batch norm 2.9 ± 0.0 and 0.9 ± 0.1 as they begin, -0.1 ± 0.2 and 0.3 ± 0.2 after 5 of the 20 epochs,
 0.2 ± 0.1 and 0.6 ± 0.1 after all. Neighbouring images' gradients correlate by 0.01 ± 0.01 and 0.16 ± 0.04 at the first
-block as networks with norms begin. So the claim holds without norms; with them gradients vanish in neither network, grow
-on the way back at first, and shortcuts keep likeness.
+block as networks with norms begin. So the claim holds without norms; with them gradients vanish in neither network, and
+grow on the way back at first, while shortcuts keep likeness.
 
 Measured on a batch of the training images, in one forward and one backward pass, per block:
 response     standard deviation of the branch's output, before the addition
