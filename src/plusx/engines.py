@@ -10,7 +10,6 @@ Engines may be called from several threads at once.
 """
 
 import importlib.util
-import logging
 import threading
 import warnings
 from abc import ABC, abstractmethod
@@ -29,7 +28,7 @@ from plusx.checkpoint import Weights, is_plusx_file
 from plusx.errors import InputError, WeightsError, check_one_of
 from plusx.files import cache_folder
 from plusx.inference import Model, full_precision, open_model
-from plusx.lowering import card_of, lower_onnx, lower_openvino, openvino
+from plusx.lowering import card_of, lower_onnx, lower_openvino, openvino, without_warnings
 from plusx.surgery import fold
 
 EngineName = Literal["torch", "torch-compiled", "aoti", "onnxruntime", "openvino"]
@@ -281,18 +280,6 @@ def _of_run(model: Model, engine: str, precision: Precision | None, threads: int
 def _check_installed(name: EngineName, *, from_run: bool = False) -> None:
     if not installed(name, from_run=from_run):
         raise InputError(f"engine {name} is not installed; pip install 'plusx[export]' brings it")
-
-
-@contextmanager
-def without_warnings(logger: str | None = None) -> Iterator[None]:
-    """Without what a library warns of by way of a logger, or of the root one, which is the caller's."""
-    told = logging.getLogger(logger)
-    level = told.level
-    told.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        told.setLevel(level)
 
 
 def _open_exported(path: Path, threads: int) -> Engine:

@@ -4,8 +4,10 @@ Each carries its card (`plusx.artefact`). `export` writes them, `engines` runs t
 """
 
 import ast
+import logging
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -94,9 +96,21 @@ def program(net: nn.Module, card: Card) -> ExportedProgram:
         return torch.export.export(net, (example(card, card.batch or 2),), dynamic_shapes=(dims,) if dims else None)
 
 
+@contextmanager
+def without_warnings(logger: str | None = None) -> Iterator[None]:
+    """Without what a library warns of by way of a logger, or of the root one, which is the caller's."""
+    told = logging.getLogger(logger)
+    level = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        told.setLevel(level)
+
+
 def lower_onnx(net: nn.Module, card: Card) -> Any:
     """An onnx.ModelProto. Raises nothing of its own."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_warnings("torch.onnx"):  # such as that there is no torchvision
         warnings.simplefilter("ignore")
         lowered = torch.onnx.export(
             program(net, card),

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from plusx.artefact import INPUT, Card, Format
-from plusx.engines import Array, Engine, open_engine, prepared, without_warnings
+from plusx.engines import Array, Engine, open_engine, prepared
 from plusx.errors import WorkError
 from plusx.inference import Model, at_once, judge
-from plusx.lowering import described, lower_onnx, metadata, openvino, scopes, with_preparation
+from plusx.lowering import described, lower_onnx, metadata, openvino, scopes, with_preparation, without_warnings
 from plusx.samples import Samples
 
 RANKED_ON = 32
