@@ -314,12 +314,13 @@ def test_ctrl_c_later_leaves_the_last_whole_epoch(
     data = colour_folders(tmp_path / "photos", images=3)
     monkeypatch.setattr(train_module, "judge", interrupt_at(3))
     with pytest.raises(KeyboardInterrupt):
-        quick(data, tmp_path / "run", epochs=4, show=True)
+        quick(data, tmp_path / "run", epochs=4, show=True, keep_every=3)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES[:-1]  # no report yet
     assert read_weights(tmp_path / "run").classes == ("blue", "green", "red")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"interrupted after epoch 2 of 4; go on with: plusx train --resume {tmp_path / 'run'}"
+    assert last == f"interrupted after epoch 2 of 4; go on with: plusx train --resume {tmp_path / 'run'} --keep-every 3"
+    assert list(kept_epochs(train(resume=tmp_path / "run", keep_every=3, show=False).folder)) == [3]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:

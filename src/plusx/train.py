@@ -149,6 +149,11 @@ class _Job:
     keep_every: int | None
     tensorboard: bool
 
+    def to_go_on(self, folder: Path) -> str:
+        """The command that resumes this."""
+        kept = [] if self.keep_every is None else ["--keep-every", str(self.keep_every)]
+        return shlex.join(["plusx", "train", "--resume", str(folder), *kept])
+
     def loader(self, images: Images, advance: Callable[[int], None], crop: tuple[float, float] | None = None) -> Loader:
         """Images of the plan's size and channels."""
         return Loader(
@@ -193,7 +198,7 @@ def _train(job: _Job, net: Network, resumed: Path | None, out: Path | None, star
         advance = stack.enter_context(display.bar("", plan.steps))
         advance(position.step)
         boards = _boards(stack, job, folder, position)
-        stack.enter_context(_last_words(display, folder, history, plan.epochs))
+        stack.enter_context(_last_words(job, folder, history))
         for epoch in _fit(job, learner, train_set, test_set, position, checkpoints, asked, advance):
             history.append(epoch)
             if here.first:
@@ -318,22 +323,20 @@ def _stop(job: _Job, checkpoints: Checkpoints | None, asked: Asked, at: Position
     if checkpoints is not None:
         checkpoints.wait()
         folder = checkpoints.folder.parent
-        job.display.line(
-            f"interrupted at step {at.step:,} of {job.plan.steps:,}; go on with: plusx train --resume {folder}"
-        )
+        job.display.line(f"interrupted at step {at.step:,} of {job.plan.steps:,}; go on with: {job.to_go_on(folder)}")
     raise Interrupted(asked.signum or signal.SIGTERM)
 
 
 @contextmanager
-def _last_words(display: Display, folder: Path, history: Sequence[Epoch], epochs: int) -> Iterator[None]:
+def _last_words(job: _Job, folder: Path, history: Sequence[Epoch]) -> Iterator[None]:
     """When a person cannot wait for the step under way, say what is left of the run."""
     try:
         yield
     except Interrupted:
         raise
     except KeyboardInterrupt:
-        kept = f"after epoch {len(history)} of {epochs}; go on with: plusx train --resume {folder}"
-        display.line(
+        kept = f"after epoch {len(history)} of {job.plan.epochs}; go on with: {job.to_go_on(folder)}"
+        job.display.line(
             f"interrupted {kept}" if history else "interrupted: no epoch was whole yet, so no run folder is left"
         )
         raise
