@@ -3,7 +3,7 @@
 Result, 24 November 2026, on 2 shared cores of an "AMD EPYC", torch 2.13.0+cpu: the study took 109.4 s and its 15
 trainings 107.1 s, ratio 1.022; signals took 267 ms and a step 211 ms, ratio 1.28 (1.05 to 1.29, n = 9).
 
-    python benchmarks/studies.py [--epochs 20] [--seeds 3] [--rounds 9] [--json]
+    python benchmarks/studies.py [--epochs 20] [--seeds 3] [--turns 3] [--rounds 9] [--json]
 
 The study is `order` at 20 layers on digits, in an empty folder: its time in all, planning, the page and
 importing matplotlib included, over that of its trainings by `plusx.train`. Signals: `signals.measure` of
@@ -29,13 +29,26 @@ from plusx.studies import signals
 from plusx.studies.question import Finding
 
 
-def overhead(epochs: int, seeds: int) -> dict[str, Any]:
+def overhead(epochs: int, seeds: int, turns: int) -> dict[str, Any]:
+    found = [_study(epochs, seeds) for _ in range(turns)]
+    ratios = sorted(study / trainings for study, trainings in found)
+    return {
+        "study_s": statistics.median(one for one, _ in found),
+        "trainings_s": statistics.median(two for _, two in found),
+        "ratio": statistics.median(ratios),
+        "ratio_least": ratios[0],
+        "ratio_most": ratios[-1],
+        "turns": turns,
+    }
+
+
+def _study(epochs: int, seeds: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         found = plusx.study("order", seeds=seeds, epochs=epochs, out=f"{folder}/study", show=False)
         seconds = time.perf_counter() - start
     assert isinstance(found, Finding)
-    return {"study_s": seconds, "trainings_s": found.trained_seconds, "ratio": seconds / found.trained_seconds}
+    return seconds, found.trained_seconds
 
 
 def signals_cost(rounds: int) -> dict[str, Any]:
@@ -70,14 +83,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A study beside its trainings; signals beside a step.")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    study, measured = overhead(options.epochs, options.seeds), signals_cost(options.rounds)
+    study, measured = overhead(options.epochs, options.seeds, options.turns), signals_cost(options.rounds)
     if options.json:
         print(json.dumps({"study": study, "signals": measured, "machine": environment.processor()}))
         return
-    print(f"study: {study['study_s']:.1f} s, trainings {study['trainings_s']:.1f} s, ratio {study['ratio']:.3f}")
+    print(
+        f"study: {study['study_s']:.1f} s, trainings {study['trainings_s']:.1f} s, ratio {study['ratio']:.3f} "
+        f"({study['ratio_least']:.3f} to {study['ratio_most']:.3f}, n={study['turns']})"
+    )
     print(
         f"signals: {measured['signals_ms']:.0f} ms, a step {measured['step_ms']:.0f} ms, ratio {measured['ratio']:.2f} "
         f"({measured['ratio_least']:.2f} to {measured['ratio_most']:.2f}, n={measured['rounds']})"

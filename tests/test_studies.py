@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -34,6 +35,7 @@ from plusx.ranks import Ranks
 from plusx.recipe import Recipe, preset
 from plusx.records import Epoch, Run
 from plusx.studies import NAMES, StudyList, identity, signals, study, trials
+from plusx.studies.economy import EQUALS
 from plusx.studies.numbers import Spread, beyond_chance, duration, parse_duration
 from plusx.studies.question import Finding
 from plusx.studies.trials import Arm, Outcome, Outcomes, Place, Trial
@@ -600,7 +602,11 @@ def test_damaged_results_of_the_right_kind_are_run_again(tmp_path: Path) -> None
     for file in tmp_path.glob("measured/*.json"):
         file.write_text("{}")
     again = found("economy", tmp_path, depth=8)
-    assert len(again.numbers["networks"]) == len(first.numbers["networks"])
+    for finding in first, again:  # what equals in two things is one network, and times differ from run to run
+        base, *others = [each["network"] for each in finding.numbers["networks"]]
+        assert base == "building"
+        assert sorted(re.findall("width|macs|params|latency", " ".join(others))) == sorted(EQUALS)
+    assert all(json.loads(file.read_text()) for file in tmp_path.glob("measured/*.json"))
 
 
 def test_weights_are_kept_at_each_quarter(tmp_path: Path) -> None:
