@@ -117,6 +117,14 @@ def test_unknown_classes_are_named(colours: tuple[Path, Run], tmp_path: Path) ->
         evaluate(run.folder, other)
 
 
+def test_weights_that_a_run_kept_know_their_run(digits_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(digits_run.folder, tmp_path / "run")
+    (tmp_path / "run" / "epochs").mkdir()
+    kept = shutil.copy(digits_run.folder / "model.safetensors", tmp_path / "run" / "epochs" / "epoch-0001.safetensors")
+    found = evaluate(kept)
+    assert (found.images, found.accuracy_percent) == (359, digits_run.accuracy_percent)
+
+
 def test_a_weights_file_alone_needs_data(colours: tuple[Path, Run]) -> None:
     data, run = colours
     with pytest.raises(DataError, match="say on which data"):

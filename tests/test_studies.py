@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from plusx.blocks import ResidualBlock
 from plusx.data import open_data
 from plusx.data.published import CIFAR10
 from plusx.design import Design
-from plusx.errors import InputError, WorkError
+from plusx.errors import DivergedError, InputError, WorkError
 from plusx.families import cifar, cifar_plain
 from plusx.inference import open_model
 from plusx.network import build
@@ -35,6 +36,7 @@ from plusx.ranks import Ranks
 from plusx.recipe import Recipe, preset
 from plusx.records import Epoch, Run
 from plusx.studies import NAMES, StudyList, identity, signals, study, trials
+from plusx.studies.arms import train_error
 from plusx.studies.economy import EQUALS
 from plusx.studies.numbers import Spread, beyond_chance, duration, parse_duration
 from plusx.studies.question import Finding
@@ -51,7 +53,10 @@ def found(name: str, folder: Path, *runs: Path, **options: Any) -> Finding:
 
 
 def place(folder: Path) -> Place:
-    return Place(folder, "digits", open_data("digits"), Ranks(0, 1, torch.device("cpu")), lambda _: None)
+    dataset = open_data("digits")
+    return Place(
+        folder, "digits", dataset, "digits", len(dataset.train), Ranks(0, 1, torch.device("cpu")), lambda _: None
+    )
 
 
 def arm(name: str = "one", tier: int = 0, epochs: int = 1) -> Arm:
@@ -95,6 +100,18 @@ def test_many_comparisons_are_judged_together() -> None:
     assert beyond_chance([unsure, sure, Spread(0.0, 1.0, 3)]) == [False, True, False]
     assert beyond_chance([Spread(9.0, 0.0, 1), Spread(0.0, 0.0, 3), Spread(1.0, 0.0, 3)]) == [False, False, True]
     assert beyond_chance([]) == []
+    assert beyond_chance([Spread(9.0, 0.001, 2), Spread(math.nan, math.nan, 0)]) == [False, False]
+
+
+def test_equal_errors_are_no_surer_than_one_image() -> None:
+    """Errors go in steps of one image: that three gaps are the same to a rounding says little."""
+    given = outcomes(a=[1.0, 1.2, 1.4], b=[1.0 + 0.1, 1.2 + 0.1, 1.4 + 0.1])
+    assert given.gap("b", "a", train_error).std < 1e-9
+    seen = Outcomes(given.whole, held_out=100)
+    gap = seen.gap("b", "a", train_error)
+    assert gap.std == pytest.approx(1 / math.sqrt(12))
+    assert beyond_chance([gap]) == [False]
+    assert math.isnan(seen.gap("b", "c", train_error).mean)
 
 
 def test_spans_in_words() -> None:
@@ -108,7 +125,7 @@ def test_a_trials_name_says_all_that_it_depends_on() -> None:
     base = Trial(arm(), 0, "digits")
     others = [
         replace(base, seed=1),
-        replace(base, data="cifar10"),
+        replace(base, images="others"),
         replace(base, arm=replace(base.arm, design=cifar_plain(8))),
         replace(base, arm=replace(base.arm, recipe=base.arm.recipe.replace(epochs=2))),
     ]
@@ -140,7 +157,6 @@ def test_the_budget_leaves_out_later_tiers_and_seeds(tmp_path: Path, monkeypatch
 def test_what_is_done_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials_module, "run_seconds", lambda plan, here: 9.0)
     here = place(tmp_path)
-    (tmp_path / "results").mkdir()
     done = Trial(arm("a"), 0, "digits")
     epoch = asdict(Epoch(1, 1, 0.1, 1.0, 90.0, 1.0, 80.0, 1.0, 1.0, 0.0, 0))
     here.keep(done, Outcome("a", 0, here.run(done), (epoch,), 3.0))
@@ -260,7 +276,7 @@ def test_past_the_budget_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_does_not_train_is_told_and_the_rest_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def training(*args: Any, **named: Any) -> Run:
         if named["design"].name.endswith("full_preact"):
-            raise WorkError("training: 3 steps in a row are not finite")
+            raise DivergedError("training: 3 steps in a row are not finite")
         return train(*args, **named)
 
     monkeypatch.setattr(trials_module, "train", training)
@@ -307,21 +323,28 @@ def test_degradation_is_said_where_it_is_and_not_where_it_is_not(tmp_path: Path)
     from plusx.studies.degradation import conclude
 
     asked = question("degradation", tmp_path, depths=(20, 56))
-    given = outcomes(plain_20=[5, 6, 5], plain_56=[9, 10.5, 9], residual_20=[5, 6, 5], residual_56=[4, 7, 5])
+    given = outcomes(plain_20=[5, 6, 5], plain_56=[9, 10.5, 9.2], residual_20=[5, 6, 5], residual_56=[5, 6.1, 4.9])
     verdict = conclude(asked, given).verdict
-    assert "Plain networks' training error goes from 5.33 ± 0.58 % to 9.50 ± 0.87 %" in verdict
-    assert "+4.17 points" in verdict
+    assert verdict.startswith("The claim holds here. Plain")
+    assert "Plain networks' training error goes from 5.33 ± 0.58 % to 9.57 ± 0.81 %" in verdict
+    assert "+4.23 points" in verdict
     assert verdict.count("it gets worse with depth") == 1
     assert verdict.count("no difference is shown") == 1
-    better = outcomes(plain_20=[5, 6], plain_56=[3, 4.01], residual_20=[1], residual_56=[2])
+    better = outcomes(plain_20=[5, 6, 7], plain_56=[3, 4.01, 5], residual_20=[1, 1, 1], residual_56=[2, 2.1, 2])
     verdict = conclude(asked, better).verdict
+    assert verdict.startswith("The claim does not hold here: plain networks get better with depth.")
     assert "it gets better with depth" in verdict
-    assert "one seed cannot tell" in verdict
+    both = outcomes(plain_20=[5, 6, 7], plain_56=[9, 10, 11.1], residual_20=[1, 1, 1], residual_56=[2, 2.1, 2])
+    assert conclude(asked, both).verdict.startswith("The claim holds by half here: residual networks get worse as well")
+    one = conclude(asked, outcomes(plain_20=[5], plain_56=[9], residual_20=[5], residual_56=[4]))
+    assert one.verdict.startswith("Whether the claim holds cannot be told from this: it takes 3 seeds to tell")
+    none = outcomes(plain_20=[80] * 3, plain_56=[90] * 3, residual_20=[85] * 3, residual_56=[80] * 3)
+    assert conclude(asked, none).verdict.startswith("Nothing can be said: plain 20 and residual 20 hardly did better")
 
 
 def test_depths_of_a_design_of_ones_own_are_multiples(tmp_path: Path) -> None:
     design = cifar(8).replace(name="mine")
-    finding = found("degradation", tmp_path, design=design, depths=(1, 2))
+    finding = found("degradation", tmp_path / "mine", design=design, depths=(1, 2))
     rows = finding.numbers["errors"]
     assert [(row["network"], row["depth"]) for row in rows] == [
         ("plain", 1),
@@ -330,7 +353,7 @@ def test_depths_of_a_design_of_ones_own_are_multiples(tmp_path: Path) -> None:
         ("residual", 2),
     ]
     with pytest.raises(InputError, match="give the residual network"):
-        found("degradation", tmp_path, design=cifar_plain(8))
+        found("degradation", tmp_path / "plain", design=cifar_plain(8))
 
 
 def test_signals_of_a_linear_chain_are_what_they_must_be() -> None:
@@ -356,7 +379,9 @@ def test_without_norms_gradients_vanish_in_plain_networks_and_not_in_residual_on
     assert decades["plain 20, new, no norms"] < -1
     assert decades["plain 20, new"] > 0.5  # with batch norm they grow instead, on the way back
     assert abs(decades["residual 20, new, no norms, small"]) < 1
-    assert "the claim holds, the gradient vanishes in the plain network alone: without norms (plain" in finding.verdict
+    holds = "The claim holds here, the gradient vanishing in the plain network alone: without norms ("
+    assert holds in finding.verdict
+    assert "One seed does not tell how much of this is chance." in finding.notes
     assert "after 1 of 1 epochs" in finding.verdict
 
 
@@ -408,7 +433,7 @@ def test_leaving_out_a_block_leaves_its_shortcut() -> None:
 
 def test_exchanging_blocks_exchanges_them() -> None:
     net = build(cifar(20).with_in_channels(1), seed=0)
-    edits = dict(identity.with_blocks_exchanged(net))
+    edits = dict(identity.with_blocks_exchanged(net, list(identity.pairs_of_blocks(net))))
     assert list(edits) == [f"stage {n}, blocks 2 and 3" for n in (1, 2, 3)]
     turned = edits["stage 2, blocks 2 and 3"]
     for one, two in ((1, 2), (2, 1), (0, 0)):
@@ -420,7 +445,8 @@ def test_exchanging_blocks_exchanges_them() -> None:
 
 def test_identity_of_a_run_trains_nothing(tmp_path: Path, digits_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials_module, "train", lambda *_, **__: pytest.fail("trained"))
-    finding = found("identity", tmp_path, digits_run.folder)
+    finding = study("identity", digits_run.folder, out=tmp_path, show=False)
+    assert isinstance(finding, Finding)
     (row,) = finding.numbers["networks"]
     assert row["error_percent"]["mean"] == pytest.approx(100 - digits_run.accuracy_percent)
     assert len(row["without_block_error_percent"]) == len(list(open_model(digits_run.folder).net.blocks()))
@@ -431,20 +457,82 @@ def test_identity_says_whether_the_claim_holds(tmp_path: Path) -> None:
 
     def judged(kind: str, base: float, *costs: float) -> list[identity.Judged]:
         edits = [identity.Edit(f"stage 1, block {k}", k, base + cost) for k, cost in enumerate(costs, 1)]
-        return [identity.Judged(kind, base, tuple(edits[skip:]), ()) for skip in (0, 0)]
+        pair = identity.Edit("stage 1, blocks 2 and 3", 0, base + costs[-1])
+        return [identity.Judged(kind, seed, base, 0.1, tuple(edits), (pair,)) for seed in range(3)]
 
-    def verdict(residual: list[identity.Judged], plain: list[identity.Judged], seeds: int = 2) -> str:
+    def verdict(residual: list[identity.Judged], plain: list[identity.Judged], seeds: int = 3) -> str:
         groups = {"residual": residual[:seeds], "plain": plain[:seeds]}
-        return identity._verdict(asked, groups, identity._common(groups))
+        both = [identity._common(groups, lambda run: run.without), identity._common(groups, lambda run: run.exchanged)]
+        return identity._verdict(asked, groups, *both)
 
     good, bad = judged("residual", 1.0, 50.0, 1.0, 2.0, 3.0), judged("plain", 2.0, 60.0, 70.0, 80.0)
     bad = [one._replace(without=one.without[1:]) for one in bad]
     said = verdict(good, bad)
-    assert said.startswith("The claim holds: leaving out one of the 2 blocks that both can do without costs, in the")
+    assert said.startswith("The claim holds here: leaving out one of the 2 blocks that both can do without costs, in")
     assert "1.50 ± 0.00 points of the residual network and 75.00 ± 0.00 of the plain one" in said
-    assert verdict(bad, good).startswith("The contrary holds")
-    assert "one seed cannot tell" in verdict(good, bad, seeds=1)
-    assert "plain networks hardly do better than guessing" in verdict(good, judged("plain", 80.0, 1.0, 2.0))
+    assert "The claim holds here: exchanging two of a stage costs, in the median, 3.00 ± 0.00 points" in said
+    assert verdict(bad, good).count("The claim does not hold here") == 2
+    assert verdict(good, bad, seeds=2).startswith("Whether the claim holds cannot be told from this (it takes 3 seeds")
+    assert "plain hardly did better than guessing" in verdict(good, judged("plain", 80.0, 1.0, 2.0))
+    much = judged("residual", 1.0, 50.0, 20.0, 20.0, 20.0)
+    assert verdict(much, bad).count("holds by half here, but the residual network suffers too") == 2
+    assert "but the plain network is not ruined" in verdict(good, judged("plain", 2.0, 9.0, 9.0, 9.0))
+    # seeds are paired by their numbers, not by their places
+    cost = {0: 60.0, 1: 70.0, 2: 80.0}
+    uneven = [
+        one._replace(without=tuple(e._replace(error_percent=2 + cost[one.seed]) for e in one.without)) for one in bad
+    ]
+    later = [one._replace(seed=one.seed + 1) for one in good]
+    assert "it takes 3 seeds" in verdict(later, uneven)
+
+
+def test_of_many_pairs_of_blocks_some_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "PAIRS", 2)
+    finding = found("identity", tmp_path, depth=20)
+    for row in finding.numbers["networks"]:
+        assert len(row["exchanged_error_percent"]) == 2
+    assert any(note.startswith("Of the pairs of blocks, 2 were drawn") for note in finding.notes)
+
+
+def test_orders_shortcuts_and_economy_say_whether_their_claims_hold(tmp_path: Path) -> None:
+    from plusx.studies import economy, order, shortcuts
+
+    orders = question("order", tmp_path / "order")
+    base = [4.0, 4.2, 4.1]
+
+    def away(points: float) -> list[float]:
+        return [4.0 + points, 4.2 + points, 4.15 + points]
+
+    for preact, norm_after, words in (
+        (-1.0, 1.0, "The claim holds here. "),
+        (-1.0, 0.0, "The claim holds by half here. "),
+        (0.0, 0.0, "Whether the claim holds cannot be told from this. "),
+        (1.0, 1.0, "The claim does not hold here. "),
+    ):
+        given = outcomes(original=base)
+        given = Outcomes([*given.whole, *_renamed(full_preact=away(preact), bn_after_add=away(norm_after))])
+        assert order.conclude(orders, given).verdict.startswith(words)
+    tied = Outcomes(_renamed(original=[30.0] * 3, bn_after_add=[30.0] * 3))
+    assert "Original and bn_after_add have the lowest" in order.conclude(orders, tied).verdict
+    asked = question("shortcuts", tmp_path / "shortcuts")
+    near = outcomes(shortcut_A=base, shortcut_B=[4.1, 4.1, 4.2])
+    assert shortcuts.conclude(asked, near).verdict.startswith("The claim holds here: each is within 1 point of A.")
+    far = outcomes(shortcut_A=base, shortcut_B=away(2.0))
+    assert shortcuts.conclude(asked, far).verdict.startswith("The claim does not hold here: shortcut B is 4.03 points")
+    blocks = question("economy", tmp_path / "economy")
+    names = list(economy._compared(blocks))
+    (width,) = [name for name in names if "width" in name]
+    for points, words in (
+        (0.1, "The claim holds here: "),
+        (2.0, "The claim does not hold here: "),
+    ):
+        given = Outcomes(_renamed(**{"building": base, width: away(points)}))
+        assert economy.conclude(blocks, given).verdict.startswith(words)
+
+
+def _renamed(**errors: list[float]) -> list[Outcome]:
+    """As `outcomes`, with names as they stand."""
+    return [replace(one, arm=name) for name, values in errors.items() for one in outcomes(arm=values).whole]
 
 
 def test_paper_cifar_says_how_far_off_in_standard_deviations(tmp_path: Path, colours: tuple[Path, Run]) -> None:
@@ -512,19 +600,26 @@ def test_the_list() -> None:
         ({"name": "order", "design": "resnet51"}, "resnet50"),
         ({"name": "order", "recipe": "none"}, "recipe"),
         ({"name": "order", "data": "no-such-folder"}, "no-such-folder"),
+        ({"name": "lst"}, "did you mean 'list'"),
+        ({"name": "list", "depth": 3}, "study list: it takes no depth"),
+        ({"name": "identity", "runs": ("x",), "epochs": 3}, "study identity of runs: it takes no epochs"),
+        ({"name": "identity", "runs": ("x",), "design": "resnet50"}, "study identity of runs: it takes no design"),
     ],
 )
 def test_wrong_options_are_one_line_and_nothing_is_trained(options: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words) as told:
-        study(**{"out": tmp_path / "study", "show": False, **options})
+        study(**{"out": tmp_path / "a" / "study", "show": False, **options})
     assert "\n" not in str(told.value)
-    assert not list(tmp_path.glob("study/runs/*"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command(tmp_path: Path) -> None:
     done = run_cli("degradation", "--depths", "8,14", "--epochs", "1", "--seeds", "1", "--out", str(tmp_path / "study"))
     assert done.returncode == 0, done.stderr
-    assert "Verdict: Plain networks" in done.stdout
+    assert "Verdict: Whether the claim holds cannot be told from this: it takes 3 seeds" in " ".join(
+        done.stdout.split()
+    )
+    assert "4 trainings (1 of plain 8, 1 of residual 8, 1 of plain 14, 1 of residual 14), about" in done.stderr
     assert "4 of 4" in done.stderr
     wrong = run_cli("order", "--depth", "8", "--budget", "1s", "--out", str(tmp_path / "less"))
     assert wrong.returncode == 2
@@ -566,7 +661,7 @@ def test_the_commands_on_the_page_ask_the_same_again(
 def test_where_nothing_trains_that_is_the_verdict(
     name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials_module, "train", Mock(side_effect=WorkError("not finite")))
+    monkeypatch.setattr(trials_module, "train", Mock(side_effect=DivergedError("not finite")))
     finding = found(name, tmp_path, **options)
     assert finding.verdict.startswith("Nothing can be said")
     assert finding.failed
@@ -584,7 +679,7 @@ def test_where_the_first_one_does_not_train(name: str, tmp_path: Path, monkeypat
     def training(*args: Any, **named: Any) -> Run:
         first[:] = first or [named["design"].name]
         if named["design"].name == first[0]:
-            raise WorkError("not finite")
+            raise DivergedError("not finite")
         return train(*args, **named)
 
     monkeypatch.setattr(trials_module, "train", training)
@@ -593,23 +688,114 @@ def test_where_the_first_one_does_not_train(name: str, tmp_path: Path, monkeypat
 
 
 def test_damaged_results_of_the_right_kind_are_run_again(tmp_path: Path) -> None:
-    first = found("order", tmp_path, depth=8)
-    for file in tmp_path.glob("results/*.json"):
+    first = found("order", tmp_path / "order", depth=8)
+    damages: tuple[dict[str, Any], ...] = ({"epochs": [{}]}, {"failed": [1]}, {"seconds": "long"}, {"epochs": []}, {})
+    for file, damage in zip(sorted(tmp_path.glob("order/results/*.json")), damages, strict=True):
         record = json.loads(file.read_text())
-        file.write_text(json.dumps({**record, "epochs": [{}]}))
-    assert found("order", tmp_path, depth=8).numbers == first.numbers
-    first = found("economy", tmp_path, depth=8)
-    for file in tmp_path.glob("measured/*.json"):
+        file.write_text(json.dumps({**record, **damage}))
+    again = found("order", tmp_path / "order", depth=8)
+    assert (again.numbers, again.failed) == (first.numbers, ())
+    first = found("economy", tmp_path / "economy", depth=8)
+    for file in tmp_path.glob("economy/measured/*.json"):
         file.write_text("{}")
-    again = found("economy", tmp_path, depth=8)
+    again = found("economy", tmp_path / "economy", depth=8)
     for finding in first, again:  # what equals in two things is one network, and times differ from run to run
         base, *others = [each["network"] for each in finding.numbers["networks"]]
         assert base == "building"
         assert sorted(re.findall("width|macs|params|latency", " ".join(others))) == sorted(EQUALS)
-    assert all(json.loads(file.read_text()) for file in tmp_path.glob("measured/*.json"))
+    assert all(json.loads(file.read_text()) for file in tmp_path.glob("economy/measured/*.json"))
 
 
-def test_weights_are_kept_at_each_quarter(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [("identity", "model.safetensors"), ("signals", "epochs/epoch-0002.safetensors"), ("signals", "model.safetensors")],
+)
+def test_weights_that_are_gone_or_cut_are_trained_again(name: str, lost: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 2, **({"depth": 8} if name == "identity" else {"depths": 8})}
+    first = found(name, tmp_path, **options)
+    one, two = sorted(tmp_path.glob("runs/*"))
+    (one / lost).write_bytes((one / lost).read_bytes()[:-8])
+    (two / lost).unlink()
+    again = found(name, tmp_path, **options)
+    assert again.numbers == first.numbers
+    assert again.verdict == first.verdict
+
+
+def test_a_disk_that_refuses_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials_module, "train", Mock(side_effect=WorkError("writing x: no space left")))
+    with pytest.raises(WorkError, match="no space left"):
+        found("order", tmp_path, depth=8)
+    monkeypatch.undo()
+    assert not found("order", tmp_path, depth=8).failed
+
+
+def test_other_images_are_trained_on_anew(tmp_path: Path, colours: tuple[Path, Run]) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(colours[0], images)
+    first = found("order", tmp_path / "study", depth=8, data=images)
+    again = found("order", tmp_path / "study", depth=8, data=images)
+    assert again.numbers == first.numbers
+    some = next(folder for folder in sorted(images.rglob("*")) if folder.is_dir() and any(folder.glob("*.*")))
+    picture = next(some.glob("*.*"))
+    shutil.copy(picture, picture.with_name(f"another{picture.suffix}"))
+    with pytest.raises(InputError, match="it holds another study"):
+        found("order", tmp_path / "study", depth=8, data=images)
+
+
+def test_a_folder_of_ones_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "study.html").write_text("mine")
+    with pytest.raises(InputError, match="mine: it holds another study, or files that are none"):
+        found("identity", tmp_path / "mine", depth=8)
+    assert [file.read_text() for file in (tmp_path / "mine").iterdir()] == ["mine"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trials_module, "train", Mock(side_effect=DivergedError("not finite")))
+    folders = [
+        study("order", design=design, **QUICK).folder  # type: ignore[union-attr]
+        for design in (cifar(8).replace(name="a"), cifar(14).replace(name="b"), cifar(8).replace(name="a"))
+    ]
+    assert folders == [Path("studies/order"), Path("studies/order-2"), Path("studies/order")]
+    assert not list(tmp_path.glob("studies/*/locks/*"))
+    assert not list(tmp_path.glob("studies/*/processes/*"))
+
+
+def test_arms_without_a_seed_in_common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from plusx.studies.order import conclude
+
+    monkeypatch.setattr(trials_module, "train", Mock(side_effect=DivergedError("not finite")))
+    whole = _renamed(original=[1.0], full_preact=[2.0])
+    given = Outcomes([whole[0], replace(whole[1], seed=1)])
+    told = found("order", tmp_path, depth=8)
+    conclusion = conclude(question("order", tmp_path), given)
+    assert conclusion.tables[0].rows[1][3] == "·"
+    plain = replace(told, numbers=conclusion.numbers, verdict=conclusion.verdict).to_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False))["numbers"]["arms"][1]["points_from_original"]["mean"] is None
+
+
+def test_small_gradients_are_as_like_as_large_ones() -> None:
+    one, two = torch.randn(2, 4, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    like = [signals._likeness(size * torch.cat([one, one + 0.5 * two])) for size in (1.0, 1e-30, 1e-200)]
+    assert like == pytest.approx([like[0]] * 3)
+    assert 0.7 < like[0] < 1
+    assert math.isnan(signals._likeness(torch.zeros(2, 3, 5, 5)))
+    assert signals._power(310) == signals._power(math.nan) == "·"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "measured"), [(1, [1]), (3, [1, 2, 3]), (7, [2, 3, 5, 7]), (11, [2, 6, 8, 11]), (20, [5, 10, 15, 20])]
+)
+def test_trained_networks_are_measured_near_each_quarter_and_at_the_end(
+    epochs: int, measured: list[int], tmp_path: Path
+) -> None:
+    every = max(1, epochs // signals.QUARTERS)
+    (tmp_path / "epochs").mkdir()
+    for epoch in range(every, epochs + 1, every):
+        (tmp_path / "epochs" / f"epoch-{epoch:04}.safetensors").touch()
+    record = {"train_accuracy_percent": 90.0, "held_out_accuracy_percent": 90.0}
+    assert signals._moments(Outcomes([Outcome("plain 8", 0, tmp_path, (record,) * epochs, 1.0)])) == measured
+
+
+def test_weights_are_kept_from_quarter_to_quarter(tmp_path: Path) -> None:
     asked = question("signals", tmp_path)
     for epochs, quarter in ((20, 5), (7, 1), (1, 1)):
         arms = signals.arms(replace(asked, recipe=preset("digits").replace(epochs=epochs)))
@@ -620,10 +806,10 @@ def test_weights_are_kept_at_each_quarter(tmp_path: Path) -> None:
 
 
 def test_one_path_and_one_depth_are_several(digits_run: Run, tmp_path: Path) -> None:
-    finding = study("identity", str(digits_run.folder), out=tmp_path, show=False)
+    finding = study("identity", str(digits_run.folder), out=tmp_path / "a", show=False)
     assert isinstance(finding, Finding)
     with pytest.raises(InputError, match="two different ones"):
-        study("degradation", depths=20, out=tmp_path, show=False)
+        study("degradation", depths=20, out=tmp_path / "b", show=False)
 
 
 def test_what_is_not_cifar_is_not_compared_in_silence(tmp_path: Path, colours: tuple[Path, Run]) -> None:

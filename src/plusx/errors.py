@@ -7,6 +7,7 @@
     │   ├── WeightsError                 a weights file or checkpoint
     │   └── DataError                    images, folders, datasets
     └── WorkError (also a RuntimeError)  the input was right, the work failed; the command line exits with 1
+        └── DivergedError                a training whose loss or steps are not finite
 
 A message is one line: what was being done, on what, what was found, what is accepted, and where.
 """
@@ -41,6 +42,10 @@ class DataError(InputError):
 
 class WorkError(PlusxError, RuntimeError):
     """The input was right, and the work failed."""
+
+
+class DivergedError(WorkError):
+    """A training whose loss or steps are not finite, so that it cannot go on."""
 
 
 def check_one_of(what: str, value: object, known: Iterable[str], error: type[InputError] = InputError) -> None:

@@ -1,7 +1,6 @@
 """How many threads a training step is worth, and how long a whole run takes here, judged by a few of its steps."""
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,11 +29,11 @@ def worthwhile_threads(step_macs: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def run_seconds(plan: Plan, here: Ranks, *, steps: int = 3) -> float:
+def run_seconds(plan: Plan, here: Ranks) -> float:
     """Seconds that the steps of a plan and the judging of its held-out images take on this device.
 
-    Measured on noise: the median of `steps` steps, after one that does not count. Opening the data and writing the
-    report come on top.
+    Measured on noise: the faster quarter of some steps, since what else the machine does makes single ones slow.
+    Opening the data and writing the report come on top.
     """
     batch, channels = math.ceil(len(plan.images) / plan.steps_each), plan.design.stem.in_channels
     images = torch.randint(0, 256, (batch, channels, plan.size, plan.size), dtype=torch.uint8, device=here.device)
@@ -42,18 +41,19 @@ def run_seconds(plan: Plan, here: Ranks, *, steps: int = 3) -> float:
     with worthwhile_threads(plan.price.macs * batch), torch.random.fork_rng():
         pixels = Pixels((0.5,) * channels, (0.25,) * channels)
         learner = Learner(build(plan.design, seed=0), plan.recipe, pixels, here, plan.speed)
-        step_s = _median_s(lambda: learner.step(Mixed(images, labels), batch, 0.0), steps)
+        step_s = _usual_s(lambda: learner.step(Mixed(images, labels), batch, 0.0))
         net = learner.kept.eval()
         with torch.inference_mode():
-            judge_s = _median_s(lambda: float(net(learner.images(images)).sum()), 1)
+            judge_s = _usual_s(lambda: float(net(learner.images(images)).sum()))
     return plan.steps * step_s + plan.epochs * len(plan.held_out) / batch * judge_s
 
 
-def _median_s(call: Callable[[], object], repeats: int) -> float:
+def _usual_s(call: Callable[[], object]) -> float:
+    """The lower quartile of up to 12 calls within a second, of at least two; after one that does not count."""
     call()
-    times = []
-    for _ in range(repeats):
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < 12 and sum(times) < 1.0):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return sorted(times)[len(times) // 4]

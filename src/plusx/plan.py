@@ -62,12 +62,17 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Which images these are, by key and label, in order."""
-        found = hashlib.sha256()
-        for part in (self.images, self.held_out):
-            found.update("\n".join(part.keys).encode(errors="surrogateescape"))
-            found.update(part.labels.tobytes())
-        return found.hexdigest()
+        """Of `images_digest`."""
+        return images_digest(self.images, self.held_out)
+
+
+def images_digest(*parts: Images) -> str:
+    """Which images these are, by key and label, in order."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update("\n".join(part.keys).encode(errors="surrogateescape"))
+        found.update(part.labels.tobytes())
+    return found.hexdigest()
 
 
 def make_plan(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from plusx.checkpoint import WEIGHTS_FILE
 from plusx.curves import curves_svg, run_panels
 from plusx.design import Design
-from plusx.errors import WeightsError, WorkError
+from plusx.errors import DivergedError, WeightsError
 from plusx.learner import Outcome
 from plusx.metrics import Tally
 from plusx.plan import Plan
@@ -185,9 +185,9 @@ def past_epochs(at: Position) -> list[Epoch]:
 
 
 def close_epoch(at: Position, result: Tally, clock: Clock) -> Epoch:
-    """The record of a pass that is over. Raises WorkError where the held-out loss is not finite."""
+    """The record of a pass that is over. Raises DivergedError where the held-out loss is not finite."""
     if not math.isfinite(result.loss):
-        raise WorkError(f"training: the held-out loss is {result.loss} after epoch {at.epoch + 1}; lower lr")
+        raise DivergedError(f"training: the held-out loss is {result.loss} after epoch {at.epoch + 1}; lower lr")
     sums, images = at.sums, max(1.0, at.sums["images"])
     return Epoch(
         epoch=at.epoch + 1,

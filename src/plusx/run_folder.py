@@ -37,8 +37,8 @@ class Origin:
 
 
 def read_origin(run: Path) -> Origin | None:
-    """The first line of a run folder's metrics; None where there is none (a weights file on its own)."""
-    about = read_about(run)
+    """The first line of the metrics of a run, or of that which kept these weights; None for a file on its own."""
+    about = read_about(run.parent.parent if run.parent.name == EPOCHS_FOLDER else run)
     try:
         return Origin(str(about["data"]), float(about["held_out"]), int(about["split_seed"]))
     except (ValueError, KeyError, TypeError):

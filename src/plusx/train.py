@@ -31,7 +31,7 @@ from plusx.data.chance import chance
 from plusx.design import Design
 from plusx.dialects import load
 from plusx.display import Display
-from plusx.errors import InputError, WorkError
+from plusx.errors import DivergedError, InputError
 from plusx.inference import OnBadImage, check_on_bad_image, given_path, judge
 from plusx.interrupts import Asked, Interrupted, listening
 from plusx.learner import Learner, Pixels
@@ -101,9 +101,9 @@ def train(
     tensorboard: whether each epoch is also written to RUN/tensorboard (an extra).
     show: progress on standard error.
 
-    Raises an InputError, before anything is written, for whatever is wrong with these; WorkError when steps stay not
-    finite or the disk refuses. Interrupted (Ctrl-C, SIGTERM), it saves its state, says how to go on, and raises
-    KeyboardInterrupt.
+    Raises an InputError, before anything is written, for whatever is wrong with these; DivergedError when steps stay
+    not finite, WorkError when the disk refuses. Interrupted (Ctrl-C, SIGTERM), it saves its state, says how to go on,
+    and raises KeyboardInterrupt.
     """
     check_on_bad_image(on_bad_image)
     if keep_every is not None and (type(keep_every) is not int or keep_every < 1):
@@ -238,7 +238,8 @@ def _fit(
 ) -> Iterator[Epoch]:
     """The loop: trains the learner's network from position `at` on, and gives an Epoch after each pass.
 
-    Raises WorkError, naming step and layer, when steps stay not finite; KeyboardInterrupt, its state saved, when asked.
+    Raises DivergedError, naming step and layer, when steps stay not finite; KeyboardInterrupt, its state saved, when
+    asked.
     """
     plan, recipe, here = job.plan, job.plan.recipe, job.ranks
     changes = recipe.augment.replace(resized_crop=None) if train_set.crops else recipe.augment
@@ -278,7 +279,7 @@ def _fit(
             at = after(at, outcome, len(batch), recipe.optimizer.lr * factor, clock, recipe)
             if at.bad_steps == BAD_STEPS:
                 where = learner.suspect(mixed)
-                raise WorkError(
+                raise DivergedError(
                     f"training: {BAD_STEPS} steps in a row, up to step {at.step}, are not finite: {where}; lower lr"
                 )
             advance(1, step_text(at, plan, outcome.loss))

@@ -14,7 +14,9 @@ figures.
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,22 +30,22 @@ from plusx.display import Display
 from plusx.errors import InputError, did_you_mean
 from plusx.families import find
 from plusx.inference import given_path
-from plusx.plan import LARGEST_DEFAULT_INPUT, usual_recipe
+from plusx.plan import LARGEST_DEFAULT_INPUT, images_digest, usual_recipe
 from plusx.ranks import ranks
 from plusx.recipe import Recipe
 from plusx.reports import Report
 from plusx.run_folder import DESIGN_FILE, RECIPE_FILE
-from plusx.studies.numbers import parse_duration
+from plusx.studies.folder import PAGE, claimed
+from plusx.studies.numbers import duration, parse_duration
 from plusx.studies.page import page
 from plusx.studies.question import Finding, Question, Study, too_little
-from plusx.studies.trials import Outcomes, Place, Schedule, Trial, carry_out, schedule
+from plusx.studies.trials import Arm, Outcomes, Place, Schedule, Trial, carry_out, schedule
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 NAMES = ("degradation", "signals", "economy", "order", "shortcuts", "identity", "paper-cifar")
-BUDGET = "15m"
-PAGE = "study.html"
+BUDGET, SEEDS = "15m", 3
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def study(
     data: str | Path | None = None,
     recipe: Recipe | str | Path | None = None,
     epochs: int | None = None,
-    seeds: int = 3,
+    seeds: int = SEEDS,
     budget: str = BUDGET,
     depths: int | Sequence[int] = (),
     depth: int | None = None,
@@ -96,30 +98,41 @@ def study(
     seeds: trainings of each network, which differ in initialisation and order. budget: the time the trainings may take
     ("15m"); whole seeds that do not fit are left out, and the finding says so. depths, depth: of the studies that take
     them; with a design of your own, depths are multiples of the blocks in its stages. out: the study's folder, by
-    default studies/NAME; started again there, a study goes on where it was, and runs that are done are not repeated.
-    Several processes may share it. device: as `plusx.train` takes it.
+    default studies/NAME, or studies/NAME-2 and so on where that holds the study of other images, runs or designs;
+    started again there, a study goes on where it was, and runs that are done are not repeated. Several processes may
+    share it. device: as `plusx.train` takes it.
 
-    Raises InputError for options that do not fit and a budget too small for one seed; what `plusx.train` raises.
+    Raises InputError for options that do not fit, a budget too small for one seed, and an `out` that holds anything
+    else; what `plusx.train` raises.
     """
-    if name == "list":
-        return StudyList(tuple(map(_load, NAMES)))
-    chosen = _load(name)
     runs = (runs,) if isinstance(runs, str | Path) else tuple(runs)
     depths = (depths,) if isinstance(depths, int) else tuple(depths)
-    _check(chosen, runs=runs, depths=depths, depth=depth, design=design, seeds=seeds)
+    given = {"depths": depths, "depth": depth, "design": design}
+    how = {"data": data, "recipe": recipe, "epochs": epochs, "seeds": None if seeds == SEEDS else seeds}
+    if name == "list":
+        _refuse("list", {"runs": runs, **given, **how, "out": out, "device": device})
+        return StudyList(tuple(map(_load, NAMES)))
+    chosen = _load(name)
+    _check(chosen, seeds, runs=runs, **given)
+    if runs:
+        _refuse(f"{name} of runs", {**given, **how})
     budget_s, started = parse_duration(budget), time.perf_counter()
-    folder = given_path("out", out) if out is not None else Path("studies") / chosen.name
     display = Display(show)
-    with ranks(device) as here:
+    with ExitStack() as stack:
+        here = stack.enter_context(ranks(device))
         if here.world > 1:
             raise InputError("study: start it several times on one folder instead of by torchrun")
         dataset = open_data(chosen.data if data is None else data, say=display.line)
         plan = _recipe(chosen, recipe, dataset, epochs)
-        images, _, _ = dataset.split(plan.split.held_out, plan.split.seed)
+        images, held_out, _ = dataset.split(plan.split.held_out, plan.split.seed)
+        which, own = images_digest(images, held_out), None if design is None else _design(design)
+        asked: dict[str, Any] = {"study": chosen.name, "design": own and own.digest}
+        asked |= {"runs": [str(Path(run).absolute()) for run in runs]} if runs else {"images": which}
+        folder = stack.enter_context(claimed(None if out is None else given_path("out", out), chosen.name, asked))
         question = Question(
-            place=Place(folder, dataset.spec, dataset, here, display.line),
+            place=Place(folder, dataset.spec, dataset, which, len(held_out), here, display.line),
             recipe=plan,
-            design=None if design is None else _design(design),
+            design=own,
             size=plan.input_size or min(images.short_side(), LARGEST_DEFAULT_INPUT),
             channels=1 if images.grey() else 3,
             classes=len(dataset.classes),
@@ -130,27 +143,49 @@ def study(
             budget=budget,
             device=device,
         )
-        with question.place.joined():
-            arms = chosen.arms(question)
-            todo = schedule(arms, seeds, budget_s, question.place) if arms else Schedule((), (), 0.0)
-            outcomes, missing = carry_out(todo, question.place, budget_s)
+        try:
+            with question.place.joined():
+                todo = _planned(chosen.arms(question), question, budget_s)
+                outcomes, missing = carry_out(todo, question.place, budget_s)
+        except KeyboardInterrupt:
+            display.line(f"stopped; the same command goes on where it was, in {folder}")
+            raise
         return _write(chosen, question, todo, outcomes, missing, time.perf_counter() - started)
 
 
+def _planned(arms: Sequence[Arm], question: Question, budget_s: float) -> Schedule:
+    """What is to be trained, said before it begins."""
+    if not arms:
+        return Schedule((), (), 0.0)
+    say = question.place.say
+    todo = schedule(arms, question.seeds, budget_s, question.place)
+    waiting = [trial for trial in todo.trials if question.place.outcome(trial) is None]
+    of = ", ".join(f"{count} of {name}" for name, count in Counter(trial.arm.name for trial in waiting).items())
+    say(f"{len(waiting)} trainings ({of}), about {duration(todo.seconds)}" if waiting else "every training is done")
+    for line in todo.left_out:
+        say(f"left out: {line}")
+    return todo
+
+
 def _load(name: str) -> Study:
+    known = (*NAMES, "list")
     if name not in NAMES:
-        raise InputError(f"study {name!r}: there is no such study ({', '.join(NAMES)}){did_you_mean(name, NAMES)}")
+        raise InputError(f"study {name!r}: there is no such study ({', '.join(known)}){did_you_mean(name, known)}")
     found = import_module(f"plusx.studies.{name.replace('-', '_')}").STUDY
     assert isinstance(found, Study)
     return found
 
 
-def _check(chosen: Study, *, seeds: int, **given: object) -> None:
+def _refuse(what: str, given: Mapping[str, object]) -> None:
+    for option, value in given.items():
+        if value not in (None, ()):
+            raise InputError(f"study {what}: it takes no {option}")
+
+
+def _check(chosen: Study, seeds: int, **given: object) -> None:
     if type(seeds) is not int or not 1 <= seeds <= 100:
         raise InputError(f"seeds {seeds!r} is not a whole number from 1 to 100")
-    for option, value in given.items():
-        if value not in (None, ()) and value != [] and option not in chosen.options:
-            raise InputError(f"study {chosen.name}: it takes no {option}")
+    _refuse(chosen.name, {option: value for option, value in given.items() if option not in chosen.options})
     for needed in ("matplotlib", "scipy"):
         try:
             import_module(needed)
@@ -179,7 +214,6 @@ def _write(
 ) -> Finding:
     """Conclude, and leave the page."""
     place = question.place
-    place.folder.mkdir(parents=True, exist_ok=True)
     found = too_little("any network") if todo.trials and not outcomes.whole else chosen.conclude(question, outcomes)
     again = [_command(chosen, question)]
     for trial in todo.trials:
@@ -187,6 +221,9 @@ def _write(
             continue
         run = _with_its_files(trial, place.run(trial))
         words = ["plusx", "train", place.data, "--design", f"{run}/{DESIGN_FILE}", "--recipe", f"{run}/{RECIPE_FILE}"]
+        if trial.arm.keep_every is not None:
+            words += ["--keep-every", str(trial.arm.keep_every)]
+        words += _on(question)
         again.append(shlex.join(words))
     finding = Finding(
         study=chosen.name,
@@ -205,6 +242,8 @@ def _write(
         trained_seconds=sum(one.seconds for one in outcomes.whole),
         folder=place.folder,
     )
+    for old in place.folder.glob("figure-*.svg"):
+        old.unlink()
     for number, figure in enumerate(finding.figures, 1):
         write_text(place.folder / f"figure-{number}.svg", figure.svg)
     write_text(place.folder / PAGE, page(finding))
@@ -223,20 +262,23 @@ def _with_its_files(trial: Trial, run: Path) -> Path:
 
 def _command(chosen: Study, question: Question) -> str:
     """What asks the same again; the recipe and the design are written beside the page for it."""
-    words = ["plusx", "study", chosen.name, *map(str, question.runs), "--data", question.place.data]
-    words += ["--seeds", str(question.seeds), "--budget", question.budget, "--out", str(question.place.folder)]
+    words = ["plusx", "study", chosen.name, *map(str, question.runs), "--out", str(question.place.folder)]
     if not question.runs:
         recipe = question.place.folder / "study-recipe.toml"
         write_text(recipe, question.recipe.to_toml())
-        words += ["--recipe", str(recipe)]
+        words += ["--data", question.place.data, "--recipe", str(recipe)]
+        words += ["--seeds", str(question.seeds), "--budget", question.budget]
     if question.design is not None:
         design = question.place.folder / "study-design.toml"
         write_text(design, question.design.to_toml())
         words += ["--design", str(design)]
-    if question.device is not None:
-        words += ["--device", question.device]
+    words += _on(question)
     if question.depths:
         words += ["--depths", ",".join(map(str, question.depths))]
     if question.depth is not None:
         words += ["--depth", str(question.depth)]
     return shlex.join(words)
+
+
+def _on(question: Question) -> list[str]:
+    return [] if question.device is None else ["--device", question.device]

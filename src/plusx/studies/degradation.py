@@ -9,14 +9,26 @@ residual: 0.14 ± 0.07, 0.30 ± 0.14, 0.37 ± 0.22, 0.60 ± 0.49. Plain networks
 47.6 to 65.0), of residual ones it cannot be told (0.46; -0.66 to 1.59).
 """
 
+from functools import partial
+
 from plusx import families
 from plusx.cost import cost
 from plusx.design import Design
 from plusx.errors import InputError
 from plusx.notation import count
 from plusx.studies import figures
-from plusx.studies.arms import held_out_error, train_error
-from plusx.studies.numbers import Spread
+from plusx.studies.arms import (
+    FEW,
+    HALF,
+    HOLDS,
+    NOT,
+    UNTOLD,
+    held_out_error,
+    learned_little,
+    nothing_learned,
+    train_error,
+)
+from plusx.studies.numbers import ENOUGH, Spread, beyond_chance
 from plusx.studies.question import Conclusion, Question, Study, Table, too_little
 from plusx.studies.trials import Arm, Outcomes
 
@@ -35,26 +47,34 @@ def arms(question: Question) -> list[Arm]:
         design = _deep(question, depth)
         twins = {"plain": design.plain_twin(f"{design.name}-plain"), "residual": design}
         tier = 0 if depth in (depths[0], depths[-1]) else 1
-        found += [Arm(_arm(kind, depth), twins[kind], question.recipe, tier) for kind in KINDS]
+        found += [Arm(named(question, kind, depth), twins[kind], question.recipe, tier) for kind in KINDS]
     return found
 
 
 def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     """Errors by depth; and whether the deepest network's training error is above the shallowest's."""
-    depths = [depth for depth in _depths(question) if all(outcomes.of(_arm(kind, depth)) for kind in KINDS)]
+    depths = [depth for depth in _depths(question) if all(outcomes.of(named(question, kind, depth)) for kind in KINDS)]
     if len(depths) < 2:
         return too_little("both networks at two depths")
     ends = depths[0], depths[-1]
-    gaps = {kind: outcomes.gap(_arm(kind, ends[1]), _arm(kind, ends[0]), train_error) for kind in KINDS}
-    sentences = [_sentence(kind, ends, outcomes, gaps[kind], question) for kind in KINDS]
+    arm = partial(named, question)
+    gaps = {kind: outcomes.gap(arm(kind, ends[1]), arm(kind, ends[0]), train_error) for kind in KINDS}
+    apart = _apart(outcomes, question, ends)
+    sure = dict(zip((*KINDS, "apart"), beyond_chance([*gaps.values(), apart]), strict=True))
+    shallow = {arm(kind, ends[0]): outcomes.spread(arm(kind, ends[0]), train_error).mean for kind in KINDS}
+    if len(poor := learned_little(shallow, question.classes)) == len(KINDS):
+        sentences = [nothing_learned(poor)]
+    else:
+        sentences = [_judge(gaps, apart, sure)]
+        sentences += [_sentence(kind, ends, outcomes, gaps[kind], sure[kind], question) for kind in KINDS]
     rows = [
         (
             kind,
-            _label(question, depth),
+            depth_label(question, depth),
             count(cost(_deep(question, depth), question.size).params),
-            outcomes.spread(_arm(kind, depth), train_error).text(),
-            outcomes.spread(_arm(kind, depth), held_out_error).text(),
-            str(len(outcomes.of(_arm(kind, depth)))),
+            outcomes.spread(arm(kind, depth), train_error).text(),
+            outcomes.spread(arm(kind, depth), held_out_error).text(),
+            str(len(outcomes.of(arm(kind, depth)))),
         )
         for kind in KINDS
         for depth in depths
@@ -66,15 +86,16 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
             {
                 "network": kind,
                 "depth": depth,
-                "train_error_percent": outcomes.spread(_arm(kind, depth), train_error)._asdict(),
-                "held_out_error_percent": outcomes.spread(_arm(kind, depth), held_out_error)._asdict(),
+                "train_error_percent": outcomes.spread(arm(kind, depth), train_error)._asdict(),
+                "held_out_error_percent": outcomes.spread(arm(kind, depth), held_out_error)._asdict(),
             }
             for kind in KINDS
             for depth in depths
         ],
-        "gap_points": {kind: _gap_numbers(gaps[kind]) for kind in KINDS},
+        "gap_points": {kind: _gap_numbers(gap) for kind, gap in (*gaps.items(), ("plain_less_residual", apart))},
     }
-    return Conclusion(" ".join(sentences), (table,), (_by_depth(outcomes, depths), _curves(outcomes, ends)), numbers)
+    drawn = _by_depth(question, outcomes, depths), _curves(question, outcomes, ends)
+    return Conclusion(" ".join(sentences), (table,), drawn, numbers)
 
 
 STUDY = Study(
@@ -108,24 +129,45 @@ def _deep(question: Question, depth: int) -> Design:
     return question.fitting(deepened(question.design, depth))
 
 
-def _arm(kind: str, depth: int) -> str:
-    return f"{kind} {depth}"
+def named(question: Question, kind: str, depth: int) -> str:
+    """The network's name in a study: "plain 56", or "plain ×2" of a Design of the user's own."""
+    return f"{kind} {depth_label(question, depth)}"
 
 
-def _label(question: Question, depth: int) -> str:
+def depth_label(question: Question, depth: int) -> str:
+    """A depth, which with a Design of the user's own is a multiple."""
     return str(depth) if question.design is None else f"×{depth}"
 
 
-def _sentence(kind: str, ends: tuple[int, int], outcomes: Outcomes, gap: Spread, question: Question) -> str:
-    shallow, deep = (outcomes.spread(_arm(kind, depth), train_error).text() for depth in ends)
-    labels = " to ".join(_label(question, depth) for depth in ends)
-    low, high = gap.interval()
-    if gap.n < 2:
-        said = "one seed cannot tell whether that is chance"
-    elif low > 0:
-        said = "it gets worse with depth"
-    elif high < 0:
-        said = "it gets better with depth"
+def _apart(outcomes: Outcomes, question: Question, ends: tuple[int, int]) -> Spread:
+    """How much more the plain network gets worse with depth than the residual one, seed by seed."""
+    rise: dict[str, dict[int, float]] = {}
+    for kind in KINDS:
+        shallow, deep = (outcomes.by_seed(named(question, kind, depth), train_error) for depth in ends)
+        rise[kind] = {seed: deep[seed] - shallow[seed] for seed in deep if seed in shallow}
+    return outcomes.between(rise["plain"], rise["residual"])
+
+
+def _judge(gaps: dict[str, Spread], apart: Spread, sure: dict[str, bool]) -> str:
+    worse = {kind: sure[kind] and gap.mean > 0 for kind, gap in gaps.items()}
+    if apart.n < ENOUGH:
+        return f"{UNTOLD}: {FEW}."
+    if not worse["plain"]:
+        return f"{NOT}: plain networks get better with depth." if sure["plain"] else f"{UNTOLD}."
+    if not sure["apart"]:
+        return f"{UNTOLD}: plain networks get worse, but not beyond chance by more than residual ones."
+    if apart.mean < 0:
+        return f"{NOT}: residual networks get worse by more."
+    return f"{HALF}: residual networks get worse as well, though less." if worse["residual"] else f"{HOLDS}."
+
+
+def _sentence(kind: str, ends: tuple[int, int], outcomes: Outcomes, gap: Spread, sure: bool, question: Question) -> str:
+    shallow, deep = (outcomes.spread(named(question, kind, depth), train_error).text() for depth in ends)
+    labels = " to ".join(depth_label(question, depth) for depth in ends)
+    if gap.n < ENOUGH:
+        said = f"it takes {ENOUGH} seeds to tell whether that is chance"
+    elif sure:
+        said = f"it gets {'worse' if gap.mean > 0 else 'better'} with depth"
     else:
         said = "no difference is shown"
     return (
@@ -139,29 +181,29 @@ def _gap_numbers(gap: Spread) -> dict[str, float | int | None]:
     return {"mean": gap.mean, "std": gap.std, "n": gap.n, "low": low, "high": high}
 
 
-def _by_depth(outcomes: Outcomes, depths: list[int]) -> figures.Figure:
+def _by_depth(question: Question, outcomes: Outcomes, depths: list[int]) -> figures.Figure:
     panels = []
     for title, value in (("training error", train_error), ("held-out error", held_out_error)):
         drawn = []
         for style, kind in enumerate(KINDS):
-            spreads = [outcomes.spread(_arm(kind, depth), value) for depth in depths]
+            spreads = [outcomes.spread(named(question, kind, depth), value) for depth in depths]
             drawn.append(figures.Line(kind, depths, [s.mean for s in spreads], [s.std for s in spreads], style))
         panels.append(figures.Panel(title, "depth", "%", drawn, integers=True))
     return figures.lines("Error against depth; bars are standard deviations over the seeds.", *panels, shared=True)
 
 
-def _curves(outcomes: Outcomes, ends: tuple[int, int]) -> figures.Figure:
+def _curves(question: Question, outcomes: Outcomes, ends: tuple[int, int]) -> figures.Figure:
     panels = []
     for kind in KINDS:
         drawn = []
         for style, depth in enumerate(ends):
-            runs = outcomes.of(_arm(kind, depth))
+            runs = outcomes.of(named(question, kind, depth))
             for key, words in (("train", "training"), ("held_out", "held out")):
                 series = [[100 - float(epoch[f"{key}_accuracy_percent"]) for epoch in run.epochs] for run in runs]
                 means = [sum(values) / len(values) for values in zip(*series, strict=True)]
                 epochs = range(1, len(means) + 1)
-                name = f"{depth}, {words}"
-                drawn.append(figures.Line(name, epochs, means, style=style, marked=False, dashed=key == "train"))
+                name = f"{depth_label(question, depth)}, {words}"
+                drawn.append(figures.Line(name, epochs, means, style=style, dashed=key == "train"))
         panels.append(figures.Panel(f"{kind} networks", "epoch", "error, %", drawn, whole=True))
     caption = "Error over the epochs, mean over the seeds; training dashed, held out solid, as in the paper's Figure 6."
     return figures.lines(caption, *panels, shared=True)

@@ -23,8 +23,21 @@ from plusx.cost import cost
 from plusx.design import BottleneckSpec, BuildingSpec, Design, Stage
 from plusx.network import Network, build
 from plusx.notation import count
-from plusx.studies.arms import HOLM, depth_of, held_out_bars, held_out_error, train_error
-from plusx.studies.numbers import Spread, beyond_chance
+from plusx.studies.arms import (
+    FEW,
+    HOLDS,
+    HOLM,
+    LITTLE,
+    NOT,
+    UNTOLD,
+    depth_of,
+    held_out_bars,
+    held_out_error,
+    learned_little,
+    nothing_learned,
+    train_error,
+)
+from plusx.studies.numbers import ENOUGH, Spread, beyond_chance
 from plusx.studies.question import Conclusion, Question, Study, Table, too_little
 from plusx.studies.trials import Arm, Outcomes
 
@@ -163,7 +176,12 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     note = "Widths go in steps, so costs are equal to a few percent; the columns in brackets say how nearly."
     sure = beyond_chance([gap for _, _, gap in told])
     words = " ".join(_sentence(*each, sure=one) for each, one in zip(told, sure, strict=True))
-    return Conclusion(f"{words} {_JUDGED}", (table,), (held_out_bars(outcomes),), {"networks": numbers}, (note,))
+    means = {name: outcomes.spread(name, held_out_error).mean for name in compared}
+    if len(poor := learned_little(means, question.classes)) == len(means):
+        verdict = nothing_learned(poor)
+    else:
+        verdict = f"{_judge(told, sure)} {words} {_JUDGED}"
+    return Conclusion(verdict, (table,), (held_out_bars(outcomes),), {"networks": numbers}, (note,))
 
 
 STUDY = Study(
@@ -179,9 +197,23 @@ STUDY = Study(
 _JUDGED = f"What is told apart is told apart {HOLM}."
 
 
+def _judge(told: list[tuple[str, tuple[float, float, float], Spread]], sure: list[bool]) -> str:
+    """Whether the bottleneck that saves, of equal width, does no worse by more than `LITTLE`."""
+    for (name, _, gap), one in zip(told, sure, strict=True):
+        if "width" not in name:
+            continue
+        if gap.n < ENOUGH:
+            return f"{UNTOLD}: {FEW}."
+        if gap.interval()[1] < LITTLE:
+            return f"{HOLDS}: of equal width, what saves does worse by less than {LITTLE:g} point, if at all."
+        if one and gap.mean > 0:
+            return f"{NOT}: of equal width, what saves does worse."
+    return f"{UNTOLD}."
+
+
 def _sentence(name: str, shares: tuple[float, float, float], gap: Spread, *, sure: bool) -> str:
-    if gap.n < 2:
-        said = f"{gap.mean:+.2f} points away, which one seed cannot tell from chance"
+    if gap.n < ENOUGH:
+        said = f"{gap.gap_text()} points away, which it takes {ENOUGH} seeds to tell from chance"
     elif sure:
         said = f"{'worse' if gap.mean > 0 else 'better'} by {abs(gap.mean):.2f} points ({gap.interval_text()})"
     else:

@@ -27,7 +27,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """Points joined by a line. spread: standard deviations of y, drawn as bars; () for none."""
+    """Points joined by a line. spread: standard deviations of y, drawn as bars; () for none.
+
+    marked: with a mark at each point, or at every second, third, … where there are many.
+    """
 
     name: str
     x: Sequence[float]
@@ -88,10 +91,10 @@ def bars(caption: str, y: str, names: Sequence[str], values: Sequence[float], sp
         axes[0].barh(place, values, xerr=spread, color="#9db9d3", edgecolor="#1b1f24", height=0.6, capsize=3)
         most = max([value + reach for value, reach in zip(values, spread, strict=True)], default=1.0)
         for at, value, reach in zip(place, values, spread, strict=True):
-            axes[0].text(value + reach + 0.01 * most, at, f"{value:.3g}", va="center", fontsize=9)
+            axes[0].text(value + reach + 0.01 * most, at, f"{value:.2f}", va="center", fontsize=9)
         axes[0].set_yticks(place, names)
         axes[0].invert_yaxis()
-        axes[0].set(xlabel=y, xlim=(0, 1.12 * most))
+        axes[0].set(xlabel=y, xlim=(0, 1.12 * most or 1.0))
 
     return Figure(caption, _drawn(draw, 1, False, height=0.9 + 0.36 * len(names)))
 
@@ -100,7 +103,8 @@ def _line(axes: "Axes", line: Line) -> None:
     dashes = _DASHES[line.style % len(_DASHES)] if line.dashed is None else ("--" if line.dashed else "-")
     look: dict[str, Any] = {"color": _COLOURS[line.style % len(_COLOURS)], "linestyle": dashes, "label": line.name}
     if line.marked:
-        look |= {"marker": _MARKS[line.style % len(_MARKS)], "markersize": 5}
+        every = max(1, len(line.x) // 10)
+        look |= {"marker": _MARKS[line.style % len(_MARKS)], "markersize": 5, "markevery": every}
     if line.spread:
         axes.errorbar(line.x, line.y, yerr=line.spread, capsize=3, **look)
     else:

@@ -15,8 +15,9 @@ stay; where they change, what is left is the shortcut, and a plain network's blo
 """
 
 import copy
+import random
 import statistics
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +30,18 @@ from plusx.evaluate import judge_run
 from plusx.inference import judge
 from plusx.network import Network
 from plusx.studies import figures
-from plusx.studies.arms import depth_of
-from plusx.studies.numbers import Spread
+from plusx.studies.arms import (
+    FEW,
+    HALF,
+    HOLDS,
+    NOT,
+    UNTOLD,
+    depth_of,
+    guesses,
+    learned_little,
+    nothing_learned,
+)
+from plusx.studies.numbers import ENOUGH, Spread, beyond_chance, gap
 from plusx.studies.question import Conclusion, Question, Study, Table, too_little
 from plusx.studies.trials import Arm, Outcomes
 
@@ -39,12 +50,14 @@ KINDS = ("residual", "plain")
 AT_MOST = 2000
 """Held-out images that each edit is judged on."""
 
+PAIRS = 60
+"""Exchanges that are tried of each network; drawn by chance, the same for all, where there are more."""
+
 SPARE_POINTS = 1.0
 """A block whose absence costs less accuracy is named as spare."""
 
-
-NEAR_CHANCE = 0.8
-"""Of the error of guessing: a network that is worse as trained tells nothing."""
+LITTLE, RUINED = 0.1, 0.5
+"""Of the way from a network's error as trained to that of guessing: what is little, and from where on it is ruined."""
 
 
 class Edit(NamedTuple):
@@ -56,10 +69,15 @@ class Edit(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A run: its error as it is, and with each block left out, and each pair of a stage's like blocks exchanged."""
+    """A run: its error as it is, and with each block left out, and pairs of a stage's like blocks exchanged.
+
+    grain: one image's share of the error.
+    """
 
     name: str
+    seed: int
     error_percent: float
+    grain: float
     without: tuple[Edit, ...]
     exchanged: tuple[Edit, ...]
 
@@ -70,21 +88,25 @@ def arms(question: Question) -> list[Arm]:
         return []
     design = question.fitting(question.design or families.cifar(depth_of(question, 20)))
     plain = design.plain_twin(f"{design.name or 'design'}-plain")
-    return [Arm(kind, one, question.recipe) for kind, one in zip(KINDS, (design, plain), strict=True)]
+    twins = zip(KINDS, (design, plain), strict=True)
+    return [Arm(kind, one, question.recipe, weights=True) for kind, one in twins]
 
 
 def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     """How much worse each run is with each block left out."""
     groups: dict[str, list[Judged]] = {}
+    say = question.place.say
     if question.runs:
         for run in question.runs:
-            groups[str(run)] = [_judge(run, str(run))]
+            groups[str(run)] = [_judge(run, str(run), 0, say)]
     else:
-        groups = {arm: [_judge(one.folder, arm) for one in outcomes.of(arm)] for arm in outcomes.arms}
+        for arm in outcomes.arms:
+            groups[arm] = [_judge(one.folder, f"{arm}, seed {one.seed}", one.seed, say) for one in outcomes.of(arm)]
     if not groups:
         return too_little("any network")
-    common = _common(groups)
-    sentences, rows, numbers, drawn = [_verdict(question, groups, common)], [], [], []
+    common = _common(groups, lambda run: run.without)
+    every = _common(groups, lambda run: run.exchanged)
+    sentences, rows, numbers, drawn = [_verdict(question, groups, common, every)], [], [], []
     for style, (name, runs) in enumerate(groups.items()):
         base = Spread.of([run.error_percent for run in runs])
         blocks = _over_runs([run.without for run in runs])
@@ -94,7 +116,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
                 name,
                 base.text(),
                 *_summary([run.without for run in runs], common),
-                *_summary([run.exchanged for run in runs]),
+                *_summary([run.exchanged for run in runs], every),
             )
         )
         sentences.append(_sentence(name, base, blocks) + _least_needed(blocks, base))
@@ -121,9 +143,17 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     )
     panel = figures.Panel("one block left out", "block, in the order they run", "held-out error, %", drawn, whole=True)
     caption = "Held-out error with one block left out; blocks that change shapes are shortcuts alone, or are kept."
-    notes = () if len(groups) < 2 else (f"Median and worst are over the {len(common)} blocks that all can leave out.",)
+    notes = []
+    if len(groups) > 1 and common:
+        notes.append(f"Median and worst are over the {len(common)} blocks that all can leave out.")
+    if any(len(runs[0].exchanged) == PAIRS for runs in groups.values()):
+        notes.append(f"Of the pairs of blocks, {PAIRS} were drawn by chance and exchanged.")
     return Conclusion(
-        " ".join(filter(None, sentences)), (table,), (figures.lines(caption, panel),), {"networks": numbers}, notes
+        " ".join(filter(None, sentences)),
+        (table,),
+        (figures.lines(caption, panel),),
+        {"networks": numbers},
+        tuple(notes),
     )
 
 
@@ -137,7 +167,7 @@ STUDY = Study(
 )
 
 
-def _judge(run: Path, name: str) -> Judged:
+def _judge(run: Path, name: str, seed: int, say: Callable[[str], None]) -> Judged:
     looked = judge_run(run, at_most=AT_MOST)
     model, net = looked.model, looked.model.net
 
@@ -145,9 +175,15 @@ def _judge(run: Path, name: str) -> Judged:
         weights = model.weights
         return 100 - judge(edited, looked.loader, weights.mean, weights.std, chosen=looked.chosen).accuracy_percent
 
+    pairs = list(pairs_of_blocks(net))
+    if len(pairs) > PAIRS:
+        chosen = set(random.Random(0).sample(range(len(pairs)), PAIRS))
+        pairs = [pair for index, pair in enumerate(pairs) if index in chosen]
+    say(f"{name}: judging {len(list(_places(net))) + len(pairs)} edits of it on {len(looked.tally.labels)} images each")
     without = tuple(Edit(label, number, error(edited)) for label, number, edited in without_blocks(net))
-    exchanged = tuple(Edit(label, 0, error(edited)) for label, edited in with_blocks_exchanged(net))
-    return Judged(name, 100 - looked.tally.accuracy_percent, without, exchanged)
+    exchanged = tuple(Edit(label, 0, error(edited)) for label, edited in with_blocks_exchanged(net, pairs))
+    grain = 100 / len(looked.tally.labels)
+    return Judged(name, seed, 100 - looked.tally.accuracy_percent, grain, without, exchanged)
 
 
 def without_blocks(net: Network) -> Iterator[tuple[str, int, Network]]:
@@ -166,14 +202,20 @@ def without_blocks(net: Network) -> Iterator[tuple[str, int, Network]]:
         yield f"stage {stage + 1}, block {index + 1}", number, edited
 
 
-def with_blocks_exchanged(net: Network) -> Iterator[tuple[str, Network]]:
-    """The network with each two blocks of a stage exchanged, its first block aside: the others take the same shapes."""
+def pairs_of_blocks(net: Network) -> Iterator[tuple[int, int, int]]:
+    """Stage and places of each two blocks that take the same shapes: those of a stage, its first block aside."""
     for stage in range(len(net.stages)):
         for one, two in combinations(range(1, len(_blocks(net, stage))), 2):
-            edited = copy.deepcopy(net)
-            turned = _blocks(edited, stage)
-            turned[one], turned[two] = turned[two], turned[one]
-            yield f"stage {stage + 1}, blocks {one + 1} and {two + 1}", edited
+            yield stage, one, two
+
+
+def with_blocks_exchanged(net: Network, pairs: Sequence[tuple[int, int, int]]) -> Iterator[tuple[str, Network]]:
+    """The network with the blocks of each pair exchanged."""
+    for stage, one, two in pairs:
+        edited = copy.deepcopy(net)
+        turned = _blocks(edited, stage)
+        turned[one], turned[two] = turned[two], turned[one]
+        yield f"stage {stage + 1}, blocks {one + 1} and {two + 1}", edited
 
 
 class _Nothing(nn.Module):
@@ -200,53 +242,66 @@ def _over_runs(runs: list[tuple[Edit, ...]]) -> dict[str, Spread]:
     return {each.name: Spread.of([edits[k].error_percent for edits in runs]) for k, each in enumerate(runs[0])}
 
 
-def _common(groups: dict[str, list[Judged]]) -> set[str]:
-    """The blocks that all networks can leave out."""
-    return set.intersection(*({edit.name for edit in runs[0].without} for runs in groups.values()))
+def _common(groups: dict[str, list[Judged]], edits: Callable[[Judged], Sequence[Edit]]) -> set[str]:
+    """The edits that all networks can undergo."""
+    return set.intersection(*({edit.name for edit in edits(runs[0])} for runs in groups.values()))
 
 
 def _errors(edits: Sequence[Edit], among: Container[str]) -> list[float]:
     return [edit.error_percent for edit in edits if edit.name in among]
 
 
-def _summary(runs: list[tuple[Edit, ...]], among: Container[str] | None = None) -> tuple[str, str]:
-    """The median edit's error and the worst's, over the runs."""
-    names = {edit.name for edit in runs[0]} if among is None else among
-    errors = [_errors(edits, names) for edits in runs]
+def _summary(runs: list[tuple[Edit, ...]], among: set[str]) -> tuple[str, str]:
+    """The median edit's error and the worst's, over the runs; of those that all networks can undergo, if any."""
+    errors = [_errors(edits, among or {edit.name for edit in edits}) for edits in runs]
     if not errors[0]:
         return "·", "·"
     return Spread.of([statistics.median(one) for one in errors]).text(), Spread.of([max(one) for one in errors]).text()
 
 
-def _verdict(question: Question, groups: dict[str, list[Judged]], common: set[str]) -> str:
-    """Whether the claim holds, where its two networks were trained here."""
-    if set(groups) != set(KINDS) or not common:
+def _verdict(question: Question, groups: dict[str, list[Judged]], out: set[str], exchanged: set[str]) -> str:
+    """Whether the claim holds, where its two networks were trained here: of leaving out, and of exchanging."""
+    if set(groups) != set(KINDS):
         return ""
-    guessing = 100 * (1 - 1 / question.classes)
-    poor = [
-        kind for kind in KINDS if statistics.fmean(run.error_percent for run in groups[kind]) > NEAR_CHANCE * guessing
+    errors = {kind: statistics.fmean(run.error_percent for run in groups[kind]) for kind in KINDS}
+    if poor := learned_little(errors, question.classes):
+        return nothing_learned(poor)
+    deeds: list[tuple[str, dict[str, Spread], Spread]] = []
+    kinds: list[tuple[str, set[str], Callable[[Judged], Sequence[Edit]]]] = [
+        (f"leaving out one of the {len(out)} blocks that both can do without", out, lambda run: run.without),
+        ("exchanging two of a stage", exchanged, lambda run: run.exchanged),
     ]
-    if poor:
-        return (
-            f"Nothing can be said: {' and '.join(poor)} networks hardly do better than guessing as they were trained."
-        )
-    cost = {
-        kind: [statistics.median(_errors(run.without, common)) - run.error_percent for run in groups[kind]]
-        for kind in KINDS
-    }
-    spreads = {kind: Spread.of(values) for kind, values in cost.items()}
-    seeds = min(map(len, cost.values()))
-    gap = Spread.of([plain - residual for residual, plain in zip(*(cost[kind][:seeds] for kind in KINDS), strict=True)])
-    if gap.n < 2:
-        holds = "Whether the claim holds, one seed cannot tell"
-    elif gap.p_value() > 0.05:
-        holds = "Whether the claim holds cannot be told from chance at 95 %"
-    else:
-        holds = "The claim holds" if gap.mean > 0 else "The contrary holds"
-    return (
-        f"{holds}: leaving out one of the {len(common)} blocks that both can do without costs, in the median, "
-        f"{spreads['residual'].text()} points of the residual network and {spreads['plain'].text()} of the plain one."
+    for said, among, edits in kinds:
+        if not among:
+            continue
+        costs = {
+            kind: {run.seed: statistics.median(_errors(edits(run), among)) - run.error_percent for run in groups[kind]}
+            for kind in KINDS
+        }
+        spreads = {kind: Spread.of(list(cost.values())) for kind, cost in costs.items()}
+        deeds.append((said, spreads, gap(costs["plain"], costs["residual"], groups["plain"][0].grain)))
+    sure = beyond_chance([apart for _, _, apart in deeds])
+    away = {kind: guesses(question.classes) - error for kind, error in errors.items()}
+    return " ".join(
+        f"{_judged(spreads, apart, one, away)}: {said} costs, in the median, {spreads['residual'].text()} points of "
+        f"the residual network and {spreads['plain'].text()} of the plain one."
+        for (said, spreads, apart), one in zip(deeds, sure, strict=True)
     )
+
+
+def _judged(spreads: dict[str, Spread], apart: Spread, sure: bool, away: dict[str, float]) -> str:
+    """away: each network's error as trained, from that of guessing."""
+    if apart.n < ENOUGH:
+        return f"{UNTOLD} ({FEW})"
+    if not sure:
+        return UNTOLD
+    if apart.mean < 0:
+        return NOT
+    little = spreads["residual"].mean <= LITTLE * away["residual"]
+    ruined = spreads["plain"].mean >= RUINED * away["plain"]
+    if little and ruined:
+        return HOLDS
+    return f"{HALF}, {'but the plain network is not ruined' if little else 'but the residual network suffers too'}"
 
 
 def _sentence(name: str, base: Spread, blocks: dict[str, Spread]) -> str:
@@ -254,7 +309,7 @@ def _sentence(name: str, base: Spread, blocks: dict[str, Spread]) -> str:
         return f"{name}: no block can be left out."
     worst, error = max(((key, one.mean) for key, one in blocks.items()), key=lambda pair: pair[1])
     return (
-        f"{name.capitalize() if len(name) < 12 else name}: {base.text()} % error as trained; most needed is {worst}, "
+        f"{name.capitalize() if name in KINDS else name}: {base.text()} % error as trained; most needed is {worst}, "
         f"without which it is {error:.2f} %."
     )
 

@@ -3,10 +3,13 @@
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from plusx.errors import InputError
+
+ENOUGH = 3
+"""Numbers that it takes to tell a difference from chance: two that happen to lie close together prove nothing."""
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -19,11 +22,16 @@ class Spread(NamedTuple):
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Of some numbers; NaN for none."""
+    def of(cls, values: Sequence[float], grain: float = 0.0) -> "Spread":
+        """Of some numbers; NaN for none.
+
+        grain: the step in which they are measured, such as one image of those held out; numbers that are equal may
+        differ by as much, and the standard deviation is at least that of such a rounding.
+        """
         if not values:
             return cls(math.nan, math.nan, 0)
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+        std = max(statistics.stdev(values), grain / math.sqrt(12)) if len(values) > 1 else 0.0
+        return cls(statistics.fmean(values), std, len(values))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Where the mean lies with that confidence, by Student's t; unbounded for fewer than two numbers."""
@@ -35,8 +43,8 @@ class Spread(NamedTuple):
         return self.mean - reach, self.mean + reach
 
     def p_value(self) -> float:
-        """How often chance alone gives a mean as far from 0, by Student's t; 1 for fewer than two numbers."""
-        if self.n < 2 or self.mean == 0:
+        """How often chance alone gives a mean as far from 0, by Student's t; 1 for fewer than `ENOUGH` numbers."""
+        if self.n < ENOUGH or self.mean == 0 or not math.isfinite(self.mean):
             return 1.0
         if self.std == 0:
             return 0.0
@@ -45,26 +53,36 @@ class Spread(NamedTuple):
         return 2 * float(t.sf(abs(self.mean) * math.sqrt(self.n) / self.std, self.n - 1))
 
     def text(self, digits: int = 2) -> str:
-        """As "mean ± std"."""
+        """As "mean ± std", without what it has not; "·" for none."""
+        if not math.isfinite(self.mean):
+            return "·"
         return f"{self.mean:.{digits}f} ± {self.std:.{digits}f}" if self.n > 1 else f"{self.mean:.{digits}f}"
 
     def gap_text(self, digits: int = 2) -> str:
-        """A difference as "+mean (low to high)", the 95 % interval in brackets where there is one."""
+        """A difference as "+mean (low to high)", the 95 % interval in brackets where there is one; "·" for none."""
         if self.n < 2:
-            return f"{self.mean:+.{digits}f}"
+            return f"{self.mean:+.{digits}f}" if self.n else "·"
         low, high = self.interval()
         return f"{self.mean:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
     def interval_text(self, digits: int = 2) -> str:
         """The 95 % interval, in words."""
         if self.n < 2:
-            return "no interval from one seed"
+            return f"no interval from {'one seed' if self.n else 'no seed in common'}"
         low, high = self.interval()
         return f"95 % interval {low:.{digits}f} to {high:.{digits}f}, n = {self.n}"
 
 
+def gap(more: Mapping[int, float], less: Mapping[int, float], grain: float = 0.0) -> Spread:
+    """How much larger values are than others, seed by seed; of the seeds that both have. grain: see `Spread.of`."""
+    return Spread.of([value - less[seed] for seed, value in sorted(more.items()) if seed in less], grain)
+
+
 def beyond_chance(differences: Sequence[Spread], level: float = 0.05) -> list[bool]:
-    """Which of several means are not 0, so that chance names any wrongly in `level` of all cases (Holm 1979)."""
+    """Which of several means are not 0, so that chance names any wrongly in `level` of all cases (Holm 1979).
+
+    None of fewer than `ENOUGH` numbers.
+    """
     ranked = sorted(range(len(differences)), key=lambda index: differences[index].p_value())
     found = [False] * len(differences)
     for rank, index in enumerate(ranked):

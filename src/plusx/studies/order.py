@@ -9,11 +9,13 @@ Result at 20 layers, held-out error in percent for orders a to e: 1.56 ± 0.65, 
 1.34 ± 0.32: none differs from the first by more than chance. No GPU was at hand for 110 layers on CIFAR-10.
 """
 
+from collections.abc import Mapping
 from typing import get_args
 
 from plusx import families
 from plusx.design import Design, Order
-from plusx.studies.arms import compared, depth_of
+from plusx.studies.arms import HALF, HOLDS, NOT, UNTOLD, compared, depth_of
+from plusx.studies.numbers import Spread
 from plusx.studies.question import Conclusion, Question, Study
 from plusx.studies.trials import Arm, Outcomes
 
@@ -30,7 +32,8 @@ def arms(question: Question) -> list[Arm]:
 
 def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     """Errors by order, and each one's distance from the original."""
-    return compared(outcomes, "original", "order", {order: f"{PUBLISHED[order]:.2f}" for order in ORDERS})
+    published: dict[str, str] = {order: f"{PUBLISHED[order]:.2f}" for order in ORDERS}
+    return compared(question, outcomes, "original", "order", _judge, published)
 
 
 STUDY = Study(
@@ -41,6 +44,15 @@ STUDY = Study(
     conclude=conclude,
     options=frozenset(["design", "depth"]),
 )
+
+
+def _judge(gaps: Mapping[str, Spread], sure: Mapping[str, bool]) -> str:
+    """Whether pre-activation is better than the original order, and a norm after the addition worse."""
+    ways = {"full_preact": -1, "bn_after_add": 1}
+    found = [way * gaps[arm].mean > 0 for arm, way in ways.items() if arm in gaps and sure[arm]]
+    if not all(found):
+        return f"{NOT}."
+    return f"{(UNTOLD, HALF, HOLDS)[len(found)]}."
 
 
 def _ordered(design: Design, order: Order) -> Design:

@@ -8,13 +8,11 @@ from plusx.studies.question import Finding
 
 def page(finding: Finding) -> str:
     """The verdict first; then figures, tables, what was left out, and the commands that give it again."""
-    tiles = html.tiles(
-        [
-            (duration(finding.trained_seconds), "of training in it"),
-            (str(len(finding.commands) - 1), "trainings"),
-            (finding.machine, "on this"),
-        ]
-    )
+    trained = [
+        (duration(finding.trained_seconds), "of training in it"),
+        (str(len(finding.commands) - 1), "trainings"),
+    ]
+    tiles = html.tiles([*(trained if len(finding.commands) > 1 else []), (finding.machine, "on this")])
     sections = [Section("Verdict", f"<p>{html.text(finding.verdict)}</p>")]
     drawn = "".join(
         f'<figure class="chart paper-picture">{html.inline(each.svg)}<figcaption>{html.text(each.caption)}</figcaption>'

@@ -3,6 +3,7 @@
 Question ──Study.arms──▶ arms ──trials──▶ Outcomes ──Study.conclude──▶ Conclusion ──▶ Finding (study.html)
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,6 +89,15 @@ class Study:
     recipe: str | None = None
 
 
+def _plain(value: Any) -> Any:
+    """With None for numbers that there are not, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 @dataclass(frozen=True)
 class Finding(Report):
     """What a study found. folder: where its page and its runs lie. left_out: what there was no time for."""
@@ -113,7 +123,7 @@ class Finding(Report):
         names = ("study", "claim", "source", "verdict", "numbers", "machine", "seconds", "trained_seconds")
         lists = ("notes", "left_out", "failed", "commands")
         return {
-            **{name: getattr(self, name) for name in names},
+            **{name: _plain(getattr(self, name)) for name in names},
             **{name: list(getattr(self, name)) for name in lists},
             "tables": [asdict(table) for table in self.tables],
             "folder": str(self.folder),

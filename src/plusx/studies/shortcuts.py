@@ -13,9 +13,12 @@ Of Table 1 this tries the 1×1 shortcut (C; 12.22 % there at 110 layers, against
 gates and dropout on the shortcut are no kinds of a block here, and are left out.
 """
 
+from collections.abc import Mapping
+
 from plusx import families
 from plusx.design import Design, Shortcut
-from plusx.studies.arms import compared, depth_of
+from plusx.studies.arms import HOLDS, LITTLE, NOT, UNTOLD, compared, depth_of
+from plusx.studies.numbers import Spread
 from plusx.studies.question import Conclusion, Question, Study
 from plusx.studies.trials import Arm, Outcomes
 
@@ -38,7 +41,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
         "Published: ResNet-34 on ImageNet, top-1, ten crops (arXiv 1512.03385, Table 3); compare their order alone.",
         "Constant scaling, gates and dropout on the shortcut (arXiv 1603.05027, Table 1) are not tried.",
     )
-    return compared(outcomes, "shortcut A", "shortcut", published, "published on ImageNet %", notes)
+    return compared(question, outcomes, "shortcut A", "shortcut", _judge, published, "published on ImageNet %", notes)
 
 
 STUDY = Study(
@@ -49,6 +52,16 @@ STUDY = Study(
     conclude=conclude,
     options=frozenset(["design", "depth"]),
 )
+
+
+def _judge(gaps: Mapping[str, Spread], sure: Mapping[str, bool]) -> str:
+    """Whether each is within `LITTLE` of A, by its whole interval."""
+    far = [arm for arm, gap in gaps.items() if sure[arm] and abs(gap.mean) > LITTLE]
+    if far:
+        return f"{NOT}: {far[0]} is {abs(gaps[far[0]].mean):.2f} points from A."
+    if all(gap.n > 1 and max(map(abs, gap.interval())) < LITTLE for gap in gaps.values()):
+        return f"{HOLDS}: each is within {LITTLE:g} point of A."
+    return f"{UNTOLD}."
 
 
 def _with(design: Design, shortcut: Shortcut) -> Design:

@@ -13,7 +13,7 @@ weights; with batch norm 2.9 ± 0.0 and 0.9 ± 0.1 as they begin, -0.1 ± 0.2 an
 block as networks with norms begin. So the claim holds without norms; with them gradients vanish in neither network, and
 grow on the way back at first, while shortcuts keep likeness.
 
-Measured on a batch of the training images, in one forward and one backward pass, per block:
+Measured on a batch of the training images, in one forward and two backward passes, per block:
 response     standard deviation of the branch's output, before the addition
 gradient     mean over the images of the norm of the loss's gradient at the block's input
 likeness     correlation of the gradients at the block's input between an image and the same image moved a tenth of the
@@ -23,6 +23,7 @@ likeness     correlation of the gradients at the block's input between an image 
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plusx import families
+from plusx.checkpoint import WEIGHTS_FILE
 from plusx.data import Loader
 from plusx.data.augment import normalise
 from plusx.design import Design
@@ -38,16 +40,19 @@ from plusx.network import Network, build
 from plusx.plan import make_plan
 from plusx.run_folder import kept_epochs
 from plusx.studies import figures
-from plusx.studies.degradation import deepened
+from plusx.studies.arms import HALF, HOLDS, NOT, UNTOLD
+from plusx.studies.degradation import KINDS, deepened, named
 from plusx.studies.numbers import Spread
 from plusx.studies.question import Conclusion, Question, Study, Table
-from plusx.studies.trials import Arm, Outcomes
+from plusx.studies.trials import Arm, Outcome, Outcomes
 
 DEPTHS = (20, 56)
-BATCH = 64
-"""Images that are measured on; half of them are the other half, moved."""
+BATCH, LEAST_BATCH, SIZE = 64, 8, 64
+"""Images that are measured on, of up to so many pixels a side; of larger ones fewer, in inverse proportion to their
+area. Half of them are the other half, moved."""
 
-KINDS = ("plain", "residual")
+QUARTERS = 4
+
 _STATES = {
     "new": "with batch norm as they begin",
     "new, no norms": "without norms",
@@ -114,17 +119,20 @@ def without_norms(design: Design, seed: int, std: float | None = None) -> Networ
 
 
 def arms(question: Question) -> list[Arm]:
-    """Plain and residual at the greatest depth; their weights are kept at each quarter of the training."""
+    """Plain and residual at the greatest depth; their weights are kept from quarter to quarter of the training."""
     depth = _depths(question)[-1]
     twins = _twins(question, depth)
     place = question.place
     plan = make_plan(place.dataset, twins["residual"], question.recipe, place.here, as_is=True)
-    quarter = max(1, plan.epochs // 4)
-    return [Arm(f"{kind} {depth}", design, question.recipe, keep_every=quarter) for kind, design in twins.items()]
+    quarter = max(1, plan.epochs // QUARTERS)
+    return [
+        Arm(named(question, kind, depth), design, question.recipe, keep_every=quarter) for kind, design in twins.items()
+    ]
 
 
 def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     """Signals at initialisation, with and without norms, and in the course of training."""
+    question.place.say("measuring signals")
     batch = _Batch.of(question)
     measured = {
         name: [measure(net, *batch.scaled(), seed) for seed, net in enumerate(nets)] for name, nets in _new(question)
@@ -133,7 +141,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
         for epoch in _moments(outcomes):
             runs = []
             for one in outcomes.of(arm):
-                if file := kept_epochs(one.folder).get(epoch):
+                if file := _files(one).get(epoch):
                     model = open_model(file, "cpu")
                     images, labels = batch.scaled(model.weights.mean, model.weights.std)
                     runs.append(measure(model.net, images, labels, one.seed))
@@ -151,12 +159,13 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     )
     table = Table("Signals, mean over the seeds", headings, rows)
     depth, states = _depths(question)[-1], _states(outcomes)
+    names = {kind: named(question, kind, depth) for kind in KINDS}
     return Conclusion(
-        _verdict(depth, states, measured),
+        _verdict(names, states, measured),
         (table,),
-        tuple(_figures(depth, states, measured)),
+        tuple(_figures(names, states, measured)),
         {"networks": list(numbers)},
-        _NOTES,
+        _NOTES + ((_ONE_SEED,) if question.seeds == 1 else ()),
     )
 
 
@@ -186,6 +195,8 @@ _NOTES = (
     f"Vanished: less than {VANISHED:g} of it reaches the first blocks.",
 )
 
+_ONE_SEED = "One seed does not tell how much of this is chance."
+
 STUDY = Study(
     name="signals",
     claim="Gradients vanish as networks get deeper, and shortcuts keep them alive",
@@ -213,19 +224,31 @@ def _new(question: Question) -> Iterator[tuple[str, list[Network]]]:
     seeds = range(question.seeds)
     for depth in _depths(question):
         for kind, design in _twins(question, depth).items():
-            name = f"{kind} {depth}"
-            yield f"{name}, new", [build(design, seed=seed) for seed in seeds]
+            name, zero = named(question, kind, depth), question.recipe.zero_init
+            yield f"{name}, new", [build(design, seed=seed, zero_init=zero) for seed in seeds]
             yield f"{name}, new, no norms", [without_norms(design, seed) for seed in seeds]
             yield f"{name}, new, no norms, small", [without_norms(design, seed, SMALL) for seed in seeds]
 
 
+def _files(outcome: Outcome) -> dict[int, Path]:
+    """The weights that a run left, by how many epochs were done."""
+    return kept_epochs(outcome.folder) | {len(outcome.epochs): outcome.folder / WEIGHTS_FILE}
+
+
 def _moments(outcomes: Outcomes) -> list[int]:
-    """Epochs after which some run kept its weights."""
-    return sorted({epoch for one in outcomes.whole for epoch in kept_epochs(one.folder)})
+    """After how many epochs trained networks are measured: at the end, and of what was kept next to each quarter."""
+    if not outcomes.whole:
+        return []
+    last, kept = _epochs(outcomes), {epoch for one in outcomes.whole for epoch in _files(one)}
+    return sorted({min(kept, key=lambda epoch: abs(epoch - last * k / QUARTERS)) for k in range(1, QUARTERS + 1)})
+
+
+def _epochs(outcomes: Outcomes) -> int:
+    return max(len(one.epochs) for one in outcomes.whole)
 
 
 def _after(epoch: int, outcomes: Outcomes) -> str:
-    return f"after {epoch} of {max(len(one.epochs) for one in outcomes.whole)} epochs"
+    return f"after {epoch} of {_epochs(outcomes)} epochs"
 
 
 def _states(outcomes: Outcomes) -> dict[str, str]:
@@ -246,7 +269,7 @@ class _Batch(NamedTuple):
     @classmethod
     def of(cls, question: Question) -> "_Batch":
         images, _, _ = question.place.dataset.split(question.recipe.split.held_out, question.recipe.split.seed)
-        half = BATCH // 2
+        half = max(LEAST_BATCH, min(BATCH, round(BATCH * (SIZE / question.size) ** 2))) // 2
         some = images.take([int(k) for k in torch.linspace(0, len(images) - 1, half).round().long()])
         loader = Loader(some, question.size, question.channels)
         return cls(*loader[torch.arange(half)], *loader.statistics())
@@ -259,7 +282,9 @@ class _Batch(NamedTuple):
 
 
 def _likeness(gradient: Tensor) -> float:
+    """However small they are, for each is scaled first; NaN where there is no gradient at all."""
     one, two = (half - half.mean(1, keepdim=True) for half in gradient.flatten(1).chunk(2))
+    one, two = (half / half.abs().amax(1, keepdim=True) for half in (one, two))
     return float(functional.cosine_similarity(one, two).mean())
 
 
@@ -284,38 +309,47 @@ def _mean(values: Sequence[float]) -> float:
 
 def _power(decades: float) -> str:
     """Ten to that power, with two digits."""
-    return f"{float(f'{10**decades:.1e}'):g}" if math.isfinite(decades) else "·"
+    return f"{float(f'{10**decades:.1e}'):g}" if abs(decades) < 300 else "·"  # not of NaN either
 
 
-def _verdict(depth: int, states: dict[str, str], measured: dict[str, list[list[Signal]]]) -> str:
+def _verdict(names: dict[str, str], states: dict[str, str], measured: dict[str, list[list[Signal]]]) -> str:
     """Where the claim holds, and by what numbers."""
     held: dict[str, list[str]] = {}
     for state, said in states.items():
-        runs = {kind: measured.get(f"{kind} {depth}, {state}") for kind in KINDS}
-        if None in runs.values():
+        runs = [measured.get(f"{name}, {state}") for name in names.values()]
+        if any(each is None for each in runs):
             continue
-        decades = {kind: _mean([_decades(run) for run in each or ()]) for kind, each in runs.items()}
-        gone = decades["plain"] < math.log10(VANISHED), decades["residual"] < math.log10(VANISHED)
-        numbers = f"plain {_power(decades['plain'])}, residual {_power(decades['residual'])}"
-        held.setdefault(_HOLDS[gone], []).append(f"{said} ({numbers})")
-    words = "; ".join(f"{holds}: {', '.join(where)}" for holds, where in held.items())
-    like = {kind: _mean([run[0].likeness for run in measured[f"{kind} {depth}, new"]]) for kind in KINDS}
+        decades = [Spread.of([_decades(run) for run in each or ()]) for each in runs]
+        holds = _HOLDS.get((_vanished(decades[0]), _vanished(decades[1])), UNTOLD)
+        held.setdefault(holds, []).append(f"{said} ({', '.join(each.text(1) for each in decades)})")
+    words = " ".join(f"{holds}: {'; '.join(where)}." for holds, where in held.items())
+    like = [Spread.of([run[0].likeness for run in measured[f"{name}, new"]]).text() for name in names.values()]
+    plain, residual = names.values()
     return (
-        f"By the gradient at the first blocks over that at the last, at depth {depth}: {words}. With batch norm, as "
-        f"networks begin, gradients of neighbouring images correlate by {like['plain']:.2f} at the first block of the "
-        f"plain network and by {like['residual']:.2f} of the residual one."
+        f"{words} In brackets, the gradient at the first blocks over that at the last in powers of ten, of {plain} and "
+        f"{residual}. Gradients of neighbouring images, at the first block as networks with batch norm begin, "
+        f"correlate by {like[0]} and {like[1]}."
     )
 
 
-_HOLDS = {
-    (True, False): "the claim holds, the gradient vanishes in the plain network alone",
-    (True, True): "it holds by half, the gradient vanishes in both",
-    (False, False): "it does not hold, the gradient vanishes in neither",
-    (False, True): "the contrary holds, the gradient vanishes in the residual network alone",
+def _vanished(decades: Spread) -> bool | None:
+    """Whether so little is left of the gradient, by all that chance allows; None where that cannot be told."""
+    bound = math.log10(VANISHED)
+    low, high = decades.interval() if decades.n > 1 else (decades.mean, decades.mean)
+    return True if high < bound else False if low >= bound else None
+
+
+_HOLDS: dict[tuple[bool | None, bool | None], str] = {
+    (True, False): f"{HOLDS}, the gradient vanishing in the plain network alone",
+    (True, True): f"{HALF}, the gradient vanishing in both networks",
+    (False, False): f"{NOT}, the gradient vanishing in neither network",
+    (False, True): f"{NOT}, the gradient vanishing in the residual network alone",
 }
 
 
-def _figures(depth: int, states: dict[str, str], measured: dict[str, list[list[Signal]]]) -> Iterator[figures.Figure]:
+def _figures(
+    names: dict[str, str], states: dict[str, str], measured: dict[str, list[list[Signal]]]
+) -> Iterator[figures.Figure]:
     """Of the greatest depth: a figure for each signal, with a panel for each state of the networks."""
     told = {
         "response": "Standard deviation of the branches' outputs, block by block, as in the paper's Figure 7.",
@@ -324,7 +358,7 @@ def _figures(depth: int, states: dict[str, str], measured: dict[str, list[list[S
     }
     trained = [state for state in states if state not in _STATES]
     panels = {
-        "with batch norm, as it begins": ["new"],
+        "with batch norm, as they begin": ["new"],
         **{f"with batch norm, {state}": [state] for state in dict.fromkeys((*trained[:1], *trained[-1:]))},
         "without norms, as they begin": ["new, no norms", "new, no norms, small"],
     }
@@ -333,7 +367,7 @@ def _figures(depth: int, states: dict[str, str], measured: dict[str, list[list[S
         drawn = []
         for title, shown in panels.items():
             wanted = [
-                (f"{kind}{short.get(state, '')}", f"{kind} {depth}, {state}") for state in shown for kind in KINDS
+                (f"{kind}{short.get(state, '')}", f"{name}, {state}") for state in shown for kind, name in names.items()
             ]
             lines = [
                 _line(said, measured[name], key, style) for style, (said, name) in enumerate(wanted) if name in measured
@@ -341,7 +375,7 @@ def _figures(depth: int, states: dict[str, str], measured: dict[str, list[list[S
             if lines:
                 place = "place in the network, first to last"
                 drawn.append(figures.Panel(title, place, key, lines, log=key != "likeness"))
-        yield figures.lines(f"{caption} Depth {depth}, mean over the seeds.", *drawn)
+        yield figures.lines(f"{caption} Of {' and '.join(names.values())}; mean over the seeds.", *drawn)
 
 
 def _line(name: str, runs: list[list[Signal]], key: str, style: int) -> figures.Line:

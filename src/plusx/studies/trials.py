@@ -2,45 +2,50 @@
 
     arms × seeds ──schedule──▶ trials ──carry_out──▶ runs/NAME/ (run folders of plusx.train) ──▶ Outcome, Outcome, …
 
-A trial's name says all that its result depends on, so what is in a study's folder is never taken for something else. A
-trial that was stopped goes on where it was. Processes that share a folder, on one machine or several, each take the
-next trial that nobody has.
+A trial's name says all that its result depends on (of the images, their names and labels), so what is in a study's
+folder is never taken for something else. A trial that was stopped goes on where it was. Processes that share a folder,
+on one machine or several, each take the next trial that nobody has.
 """
 
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from plusx import run_folder
-from plusx.checkpoint import write_text
+from plusx.checkpoint import WEIGHTS_FILE, write_text
 from plusx.data import Dataset
 from plusx.design import Design
-from plusx.errors import InputError, WorkError
+from plusx.errors import DivergedError, InputError
 from plusx.pace import run_seconds
 from plusx.plan import make_plan
 from plusx.ranks import Ranks
 from plusx.recipe import Recipe
 from plusx.records import Epoch
 from plusx.state import newest
-from plusx.studies.numbers import Spread, duration
+from plusx.studies.numbers import Spread, duration, gap
 from plusx.train import train
 
 AROUND_SECONDS = 1.0
 """Of a training beside its steps: opening the data, the first step, the report."""
 
 POLL_SECONDS = 0.5
+
+PATIENCE_SECONDS = 5.0
+"""Without a word, while networks are timed."""
 
 _NODE, _PROCESS = platform.node(), f"{os.getpid()}-{secrets.token_hex(4)}"  # containers may have the same pids
 
@@ -51,23 +56,25 @@ T = TypeVar("T")
 class Arm:
     """One of the things that are compared: a Design, trained by a Recipe. Higher tiers are left out first.
 
-    keep_every: epochs after which a trial's weights are kept on the way, as of `plusx.train`.
+    weights: whether the study looks at its trials' weights too. keep_every: epochs after which these are kept on the
+    way, as of `plusx.train`.
     """
 
     name: str
     design: Design
     recipe: Recipe
     tier: int = 0
+    weights: bool = False
     keep_every: int | None = None
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of an arm: with one seed, on one set."""
+    """One training of an arm: with one seed, on one set. images: which these are (`plan.images_digest`)."""
 
     arm: Arm
     seed: int
-    data: str
+    images: str
 
     @property
     def recipe(self) -> Recipe:
@@ -80,7 +87,7 @@ class Trial:
         told: dict[str, Any] = {
             "design": self.arm.design.digest,
             "recipe": self.recipe.model_dump(mode="json"),
-            "data": self.data,
+            "images": self.images,
         }
         told |= {} if self.arm.keep_every is None else {"keep_every": self.arm.keep_every}
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
@@ -110,10 +117,10 @@ class Outcome:
 
 
 class Outcomes:
-    """What trials gave, by arm; those that failed are kept apart."""
+    """What trials gave, by arm; those that failed are kept apart. held_out: images that errors are measured on."""
 
-    def __init__(self, outcomes: Iterable[Outcome]) -> None:
-        every = list(outcomes)
+    def __init__(self, outcomes: Iterable[Outcome], held_out: float = math.inf) -> None:
+        every, self._grain = list(outcomes), 100 / held_out
         self.failed = [one for one in every if one.failed]
         self.whole = [one for one in every if not one.failed]
 
@@ -131,18 +138,27 @@ class Outcomes:
         return Spread.of([value(one) for one in self.of(arm)])
 
     def gap(self, arm: str, less: str, value: Callable[[Outcome], float]) -> Spread:
-        """How much larger it is for one arm than for another, seed by seed."""
-        other = {one.seed: value(one) for one in self.of(less)}
-        return Spread.of([value(one) - other[one.seed] for one in self.of(arm) if one.seed in other])
+        """How much larger it is for one arm than for another; see `between`."""
+        return self.between(self.by_seed(arm, value), self.by_seed(less, value))
+
+    def by_seed(self, arm: str, value: Callable[[Outcome], float]) -> dict[int, float]:
+        """A value of each of an arm's trials."""
+        return {one.seed: value(one) for one in self.of(arm)}
+
+    def between(self, more: Mapping[int, float], less: Mapping[int, float]) -> Spread:
+        """How much larger errors are than others, seed by seed; no surer than one image's weight."""
+        return gap(more, less, self._grain)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where and on what a study's trials run. say: is given a line now and then."""
+    """Where and on what a study's trials run. images: which these are. say: is given a line now and then."""
 
     folder: Path
     data: str
     dataset: Dataset
+    images: str
+    held_out: int
     here: Ranks
     say: Callable[[str], None]
 
@@ -155,10 +171,11 @@ class Place:
         """Be counted among the processes that work here."""
         from filelock import FileLock
 
-        for name in ("runs", "results", "locks", "processes"):
-            _make(self.folder / name)
         with FileLock(self._own_lock):
-            yield
+            try:
+                yield
+            finally:
+                self._own_lock.unlink(missing_ok=True)
 
     @contextmanager
     def share_of_threads(self) -> Iterator[None]:
@@ -184,14 +201,24 @@ class Place:
             torch.set_num_threads(before)
 
     def outcome(self, trial: Trial) -> Outcome | None:
-        """What a trial gave, if it ran already."""
+        """What a trial gave, if it ran already and what the study needs of it is there, whole."""
         try:
-            record = json.loads((self.folder / "results" / f"{trial.name}.json").read_text(encoding="utf-8"))
+            record = json.loads(self._result(trial).read_text(encoding="utf-8"))
             epochs = tuple(asdict(Epoch(**epoch)) for epoch in record["epochs"])
-            found = Outcome(trial.arm.name, trial.seed, self.run(trial), epochs, record["seconds"], record["failed"])
+            seconds, failed = float(record["seconds"]), record["failed"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return found if found.failed or epochs else None
+        run = self.run(trial)
+        if not isinstance(failed, str) or not (failed or (epochs and _has_weights(run, trial.arm, len(epochs)))):
+            return None
+        return Outcome(trial.arm.name, trial.seed, run, epochs, seconds, failed)
+
+    def was_done(self, trial: Trial) -> bool:
+        """Whether it ran to its end, whatever is left of it."""
+        return self._result(trial).exists()
+
+    def _result(self, trial: Trial) -> Path:
+        return self.folder / "results" / f"{trial.name}.json"
 
     def run(self, trial: Trial) -> Path:
         """A trial's run folder."""
@@ -206,7 +233,6 @@ class Place:
 
         told = json.dumps(depends_on, sort_keys=True)
         file = self.folder / "measured" / f"{what}-{hashlib.sha256(told.encode()).hexdigest()[:8]}.json"
-        _make(file.parent)
         with FileLock(f"{file}.lock"):
             try:
                 return read(json.loads(file.read_text(encoding="utf-8")))
@@ -218,7 +244,8 @@ class Place:
     def keep(self, trial: Trial, outcome: Outcome) -> Outcome:
         """Write down what a trial gave."""
         record = {key: value for key, value in asdict(outcome).items() if key != "folder"}
-        write_text(self.folder / "results" / f"{trial.name}.json", json.dumps(record))
+        self._result(trial).parent.mkdir(exist_ok=True)
+        write_text(self._result(trial), json.dumps(record))
         return outcome
 
 
@@ -237,14 +264,19 @@ def schedule(arms: Sequence[Arm], seeds: int, budget_s: float, place: Place) -> 
     What is done already costs nothing. Raises InputError where there is not even time for one seed of the first tier.
     """
     seconds: dict[str, float] = {}
+    began = time.monotonic()
 
     def cost(trial: Trial) -> float:
+        nonlocal began
         if place.outcome(trial) is not None:
             return 0.0
         if trial.arm.name not in seconds:
             plan = make_plan(place.dataset, trial.arm.design, trial.arm.recipe, place.here, as_is=True)
             with place.share_of_threads():
                 seconds[trial.arm.name] = AROUND_SECONDS + run_seconds(plan, place.here)
+            if began < (now := time.monotonic()) - PATIENCE_SECONDS and len(seconds) < len(arms):
+                place.say(f"planning: timed {len(seconds)} of {len(arms)} networks")
+                began = now
         return seconds[trial.arm.name]
 
     chosen: list[Trial] = []
@@ -253,7 +285,7 @@ def schedule(arms: Sequence[Arm], seeds: int, budget_s: float, place: Place) -> 
     for tier in sorted({arm.tier for arm in arms}):
         names = ", ".join(arm.name for arm in arms if arm.tier == tier)
         for seed in range(seeds):
-            row = [Trial(arm, seed, place.data) for arm in arms if arm.tier == tier]
+            row = [Trial(arm, seed, place.images) for arm in arms if arm.tier == tier]
             needed = sum(map(cost, row))
             in_all += needed
             if needed and (left_out or spent + needed > budget_s):
@@ -289,12 +321,14 @@ def carry_out(plan: Schedule, place: Place, budget_s: float) -> tuple[Outcomes, 
             if late:
                 break
             try:
-                with FileLock(place.folder / "locks" / f"{trial.name}.lock", timeout=0):
+                lock = place.folder / "locks" / f"{trial.name}.lock"
+                with FileLock(lock, timeout=0):
                     if place.outcome(trial) is None:
                         began = True
                         with place.share_of_threads():
                             outcome = place.keep(trial, _run(trial, place))
                         _tell(outcome, plan, place)
+                    lock.unlink(missing_ok=True)  # whoever comes later finds what is kept
             except Timeout:  # another process has it
                 continue
         if late:
@@ -303,15 +337,20 @@ def carry_out(plan: Schedule, place: Place, budget_s: float) -> tuple[Outcomes, 
             time.sleep(POLL_SECONDS)
     found = [(trial, place.outcome(trial)) for trial in plan.trials]
     missing = tuple(f"{trial.arm.name}, seed {trial.seed} (out of time)" for trial, one in found if one is None)
-    return Outcomes(one for _, one in found if one is not None), missing
+    return Outcomes((one for _, one in found if one is not None), place.held_out), missing
 
 
 def _run(trial: Trial, place: Place) -> Outcome:
-    """Train, or go on training. What does not train (its steps are not finite) is an outcome too."""
+    """Train, or go on training; anew where something is missing of a training that was done.
+
+    What does not train (its steps are not finite) is an outcome too.
+    """
     folder, started = place.run(trial), time.perf_counter()
     how: dict[str, Any] = {"device": str(place.here.device), "keep_every": trial.arm.keep_every, "show": False}
     try:
         run = None
+        if place.was_done(trial):
+            shutil.rmtree(folder, ignore_errors=True)
         if (folder / run_folder.CHECKPOINTS_FOLDER).is_dir():
             try:
                 run = train(resume=folder, **how)
@@ -322,7 +361,7 @@ def _run(trial: Trial, place: Place) -> Outcome:
         if run is None:
             shutil.rmtree(folder, ignore_errors=True)
             run = train(place.data, design=trial.arm.design, recipe=trial.recipe, out=folder, **how)
-    except WorkError as problem:
+    except DivergedError as problem:
         return Outcome(trial.arm.name, trial.seed, folder, (), time.perf_counter() - started, str(problem))
     epochs = tuple(asdict(epoch) for epoch in run.history)
     return Outcome(trial.arm.name, trial.seed, folder, epochs, time.perf_counter() - started)
@@ -336,8 +375,17 @@ def _tell(outcome: Outcome, plan: Schedule, place: Place) -> None:
     place.say(f"{done} of {len(plan.trials)}: {outcome.arm}, seed {outcome.seed}: {words}, {duration(outcome.seconds)}")
 
 
-def _make(folder: Path) -> None:
+def _has_weights(run: Path, arm: Arm, epochs: int) -> bool:
+    """Whether a run has the weights that its arm's study looks at, none of them cut short."""
+    files = [run / WEIGHTS_FILE] if arm.weights or arm.keep_every else []
+    if arm.keep_every:
+        kept = run_folder.kept_epochs(run)
+        due = range(arm.keep_every, epochs + 1, arm.keep_every)
+        files += [kept.get(epoch, run / run_folder.EPOCHS_FOLDER) for epoch in due]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"out {folder.parent}: {problem.strerror}") from None
+        for file in files:
+            with safe_open(file, "pt"):
+                pass
+    except (OSError, SafetensorError):
+        return False
+    return True
