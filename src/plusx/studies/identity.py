@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from plusx import families
 from plusx.blocks import ResidualBlock
+from plusx.cost import cost
 from plusx.evaluate import judge_run
-from plusx.inference import judge
+from plusx.inference import judge, open_model
 from plusx.network import Network
 from plusx.studies import figures
 from plusx.studies.arms import (
@@ -47,8 +48,8 @@ from plusx.studies.trials import Arm, Outcomes
 
 KINDS = ("residual", "plain")
 
-AT_MOST = 2000
-"""Held-out images that each edit is judged on."""
+AT_MOST, AT_LEAST, MACS = 2000, 200, 2 * 10**12
+"""Held-out images that each edit is judged on: as many as take so many multiply-adds, within these bounds."""
 
 PAIRS = 60
 """Exchanges that are tried of each network; drawn by chance, the same for all, where there are more."""
@@ -168,7 +169,9 @@ STUDY = Study(
 
 
 def _judge(run: Path, name: str, seed: int, say: Callable[[str], None]) -> Judged:
-    looked = judge_run(run, at_most=AT_MOST)
+    given = open_model(run)
+    macs = cost(given.weights.design, given.size).macs
+    looked = judge_run(run, at_most=max(AT_LEAST, min(AT_MOST, MACS // macs)))
     model, net = looked.model, looked.model.net
 
     def error(edited: Network) -> float:
