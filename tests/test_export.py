@@ -1,6 +1,7 @@
 """Exports: the same network in other runtimes, with nothing left of one that is not."""
 
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -215,27 +216,74 @@ def test_another_network_is_no_export(
     assert list(tmp_path.iterdir()) == [out]
 
 
+def pair(folder: Path) -> tuple[bytes, bytes]:
+    return (folder / "net.xml").read_bytes(), (folder / "net.bin").read_bytes()
+
+
 def test_an_export_cut_off_while_it_is_placed_is_no_wrong_pair(
     colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OpenVINO's two files take two renames."""
+    """OpenVINO's two files take four renames. What a kill before each leaves: the same command then goes through."""
+    _, run = colours
+    place, images = tmp_path / "place", some_images(run)
+    place.mkdir()
+    export(run.folder, "openvino", output=place / "net.xml")
+    old = pair(place)
+    rename = Path.rename
+    cuts: list[Path] = []
+
+    def cut(self: Path, target: Path) -> Path:
+        cuts.append(shutil.copytree(place, tmp_path / f"cut{len(cuts)}"))
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cut)
+        export(run.folder, "openvino", output=place / "net.xml", preprocessing=True)
+    new = pair(place)
+    assert old[0] != new[0]
+    assert old[1] != new[1]
+    stand = [sorted(file.name for file in each.iterdir() if file.is_file()) for each in cuts]
+    assert stand == [["net.bin", "net.xml"], ["net.bin"], [], ["net.bin"]]
+    assert pair(cuts[0]) == old
+    for folder in cuts[1:]:
+        (aside,) = folder.glob(".net.xml.*.old")
+        assert (aside / "net.xml").read_bytes() == old[0]
+        out = export(run.folder, "openvino", output=folder / "net.xml").path
+        np.testing.assert_allclose(
+            open_engine(out).logits(images.numpy()), own_logits(run, images), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_an_export_that_fails_while_it_is_placed_leaves_the_old_pair(
+    colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """A disk that refuses one of the four renames, or Ctrl-C after it."""
     _, run = colours
     out = tmp_path / "net.xml"
     export(run.folder, "openvino", output=out)
+    old, images = pair(tmp_path), some_images(run).numpy()
+    answers = open_engine(out).logits(images)
     rename = Path.rename
-    renamed: list[str] = []
+    for problem, raised in ((KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left"), WorkError)):
+        called: list[Path] = []
 
-    def once(self: Path, target: Path) -> Path:
-        if target.parent == tmp_path and renamed:
-            raise KeyboardInterrupt
-        renamed.append(target.name)
-        return rename(self, target)
+        def fail(self: Path, target: Path, called: list[Path] = called, problem: BaseException = problem) -> Path:
+            called.append(self)
+            if len(called) != count + 1:
+                return rename(self, target)
+            if isinstance(problem, KeyboardInterrupt):
+                rename(self, target)
+            raise problem
 
-    monkeypatch.setattr(Path, "rename", once)
-    with pytest.raises(KeyboardInterrupt):
-        export(run.folder, "openvino", output=out)
-    assert renamed == ["net.bin"]
-    assert [file.name for file in tmp_path.iterdir()] == ["net.bin"]
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", fail)
+            with pytest.raises(raised):
+                export(run.folder, "openvino", output=out, preprocessing=True)
+        assert len(called) > count
+        assert pair(tmp_path) == old
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["net.bin", "net.xml"]
+        np.testing.assert_array_equal(open_engine(out).logits(images), answers)
 
 
 def test_a_full_disk_leaves_nothing(colours: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,9 +320,29 @@ def test_triton_gets_a_repository_that_triton_reads(colours: tuple[Path, Run], t
     assert list(config.input[0].dims) == [-1, -1, 3]
 
 
-def test_in_the_run_folder_by_default(digits_run: Run, tmp_path: Path) -> None:
-    import shutil
+def test_a_repository_that_fails_to_be_placed_leaves_the_old_one(
+    digits_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = export(digits_run.folder, "triton", output=tmp_path / "models").path
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    rename = Path.rename
+    failed: list[Path] = []
 
+    def fail(self: Path, target: Path) -> Path:
+        if target == out.parent.parent and not failed:
+            failed.append(target)
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export(digits_run.folder, "triton", output=tmp_path / "models", preprocessing=True)
+    assert failed
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert [each.name for each in tmp_path.iterdir()] == ["models"]
+
+
+def test_in_the_run_folder_by_default(digits_run: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(digits_run.folder, run)
     assert export(run, "onnx").path == run / "model.onnx"

@@ -23,6 +23,7 @@ from plusx.artefact import KEY, SUFFIXES, Card, Format, detect_format
 from plusx.checkpoint import Weights, is_plusx_file
 from plusx.engines import Array, Engine, open_engine
 from plusx.errors import InputError, PlusxError, WorkError, check_one_of
+from plusx.files import flush
 from plusx.inference import Model, given_path, logits, open_model
 from plusx.lowering import OPSET, card_of, lower_onnx, lower_openvino, metadata, openvino, program
 from plusx.quantise import Quantised, quantise
@@ -47,6 +48,9 @@ _PACKAGES: dict[str, tuple[str, ...]] = {
     "aoti": (),
 }
 """What writes a format, as it is installed and as it is imported."""
+
+_MARK = b"\nwritten by plusx\n"
+"""Ends OpenVINO's weights, where no reader looks: they are known as plusx's though no .xml stands beside them."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,9 @@ def export(
                 quantised = quantise(model, folded, card, kind, samples, file, max_drop)
             else:
                 write(folded, card, kind, file)
+            if kind == "openvino":
+                with file.with_suffix(".bin").open("ab") as weights:
+                    weights.write(_MARK)
         except (PlusxError, OSError):
             raise
         except Exception as problem:  # each format's writer fails in its own way
@@ -302,8 +309,9 @@ def _place(model: Model, to: str, output: str | Path | None, *, int8: bool) -> P
         raise InputError(f"output {path}: there is no folder {path.parent}")
     placed = path / repository_name(card_of(model)) if to == "triton" else path
     theirs = [placed] if placed.exists() and not _is_export(placed, to) else []
-    if to == "openvino" and not path.exists() and path.with_suffix(".bin").exists():
-        theirs.append(path.with_suffix(".bin"))
+    weights = path.with_suffix(".bin")
+    if to == "openvino" and not path.exists() and weights.exists() and not _is_marked(weights):
+        theirs.append(weights)
     if to == "triton" and path.exists() and not path.is_dir():
         theirs.append(path)
     if theirs:
@@ -323,6 +331,14 @@ def _is_export(path: Path, to: str) -> bool:
     return True
 
 
+def _is_marked(weights: Path) -> bool:
+    if not weights.is_file():
+        return False
+    with weights.open("rb") as file:
+        file.seek(max(0, weights.stat().st_size - len(_MARK)))
+        return file.read() == _MARK
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A folder on the same disk, gone afterwards."""
@@ -340,20 +356,55 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _put(folder: Path, path: Path, *, whole: bool) -> list[Path]:
-    """Move what was written to its place; the file to open comes last there, and first here."""
+    """Move what was written to its place, else leave there what was; the file to open comes first here."""
     if whole:
-        (model,) = (each for each in folder.iterdir() if each.is_dir())
-        place = path / model.name
         path.mkdir(exist_ok=True)
-        if place.exists():
-            place.rename(folder / "old")
-        model.rename(place)
-        return sorted((file for file in place.rglob("*") if file.is_file()), key=lambda file: file.suffix != ".onnx")
-    files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
-    if len(files) > 1:  # killed on the way, it leaves no file to open rather than one with another's weights
-        path.unlink(missing_ok=True)
-    placed = [file.rename(path.with_name(file.name)) for file in files]
-    return placed[::-1]
+    home = path if whole else path.parent
+    names = sorted(
+        (each.name for each in folder.iterdir() if each.is_dir() == whole), key=lambda name: name == path.name
+    )
+    for each in (*folder.rglob("*"), home):
+        flush(each)
+    if names == [path.name]:  # one file takes another's place at once
+        _move(path.name, folder, home)
+    else:
+        _exchange(names, folder, home)
+    if whole:
+        files = (file for file in (home / names[0]).rglob("*") if file.is_file())
+        return sorted(files, key=lambda file: file.suffix != ".onnx")
+    return [home / name for name in reversed(names)]
+
+
+def _exchange(names: Sequence[str], folder: Path, home: Path) -> None:
+    """Move what `folder` holds to `home`, else leave there what was.
+
+    The file to open is the last of names. It comes last and is the first to go: killed on the way, this leaves no file
+    to open rather than one with another's weights, and beside it what was there, in a folder that ends in .old.
+    """
+    aside = folder.with_name(f"{folder.name}.old")
+    aside.mkdir()
+    try:
+        for name in reversed(names):
+            _move(name, home, aside)
+        for name in names:
+            _move(name, folder, home)
+    except BaseException:
+        for name in reversed(names):
+            if not (folder / name).exists():
+                _move(name, home, folder)
+        for name in names:
+            _move(name, aside, home)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move(name: str, start: Path, end: Path) -> None:
+    """Rename what is there, for good before anything follows."""
+    if (start / name).exists():
+        (start / name).rename(end / name)
+        flush(end)
+        flush(start)
 
 
 def _answers(engine: Engine, images: Tensor) -> Array:

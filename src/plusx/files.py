@@ -19,14 +19,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         mode = beside.stat().st_mode  # as the user's umask says; safetensors would make it private
         yield beside
         beside.chmod(mode)
-        _flush(beside)
+        flush(beside)
         beside.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have a file's content, or what names a folder holds, on the disk itself."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
