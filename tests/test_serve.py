@@ -655,6 +655,42 @@ def test_a_second_ctrl_c_ends_it_at_once(colours: tuple[Path, Run]) -> None:
         assert served.process.stderr.read() == "plusx: interrupted\n"
 
 
+STUCK_ENGINE = f"""
+import atexit, sys, threading
+{SLOW_ENGINE.replace("0.05", "25 * (threading.current_thread().name == 'plusx-engine')")}
+atexit.register(time.sleep, 25)  # as a runtime that waits for its threads when the interpreter ends
+import plusx.serve
+sys.modules["plusx.serve"].DRAIN_SECONDS ="""
+
+
+def refused(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize(
+    ("number", "drain", "code"), [(signal.SIGINT, 29, 130), (signal.SIGTERM, 29, 143), (None, 2, 0)]
+)
+def test_an_engine_that_is_stuck_does_not_keep_it(
+    colours: tuple[Path, Run], number: signal.Signals | None, drain: int, code: int
+) -> None:
+    """A second signal ends it though all clients are gone; without one it ends after a while."""
+    with serving(colours[1].folder, "--deadline-ms", "300", code=f"{STUCK_ENGINE} {drain}") as served:
+        assert served.ask("POST", "/predict", RED)[0] == 504
+        served.process.send_signal(number or signal.SIGINT)
+        while not refused(served.port):
+            time.sleep(0.05)
+        time.sleep(1)  # by now it waits for the engine alone
+        start = time.monotonic()
+        if number is not None:
+            assert served.process.poll() is None
+            served.process.send_signal(number)
+        assert served.process.wait(5) == code
+        assert time.monotonic() - start < 4
+        assert served.process.stderr is not None
+        assert served.process.stderr.read() == ("plusx: interrupted\n" if code else "")
+
+
 def test_ports_and_options(digits_run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         words = [sys.executable, "-m", "plusx", "serve", str(digits_run.folder), "--port", str(taken.getsockname()[1])]

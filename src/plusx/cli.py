@@ -34,7 +34,7 @@ from plusx.cli_common import (
     show_report,
 )
 from plusx.errors import InputError, PlusxError
-from plusx.interrupts import ending_on_sigterm
+from plusx.interrupts import ending_on_sigterm, exiting
 
 if TYPE_CHECKING:
     from plusx.dialects.infer import Hints as TensorHints
@@ -87,6 +87,10 @@ class Hints:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and give its exit code."""
+    return exiting(_main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
     try:
         with ending_on_sigterm():
             app(arguments, exit_on_error=False, print_error=False, result_action="return_value")

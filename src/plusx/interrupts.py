@@ -1,9 +1,11 @@
 """Signals that ask for an end. A training finishes the step under way, saves its state, and leaves."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +40,26 @@ def ending_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+_unfinished = threading.Event()
+
+
+def leave_unfinished() -> None:
+    """Say that a thread goes on for which nobody waits."""
+    _unfinished.set()
+
+
+def exiting(code: int) -> int:
+    """The exit code, to end with; but where something was left unfinished, the process ends here.
+
+    The interpreter's own end may wait for such a thread, and aborts where it comes back from a runtime's C++.
+    """
+    if _unfinished.is_set():
+        with suppress(OSError):  # nobody reads it any more
+            sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 @contextmanager

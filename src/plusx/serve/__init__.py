@@ -13,6 +13,7 @@ import importlib.util
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ from plusx.artefact import Precision
 from plusx.checkpoint import Weights
 from plusx.engines import EngineName, open_engine
 from plusx.errors import InputError
+from plusx.interrupts import leave_unfinished
 
 if TYPE_CHECKING:
     from plusx.serve.app import Options
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 HEADER_SECONDS = 10
 """How long a client may take to send a request's headers."""
 
-DRAIN_SECONDS = 30
-"""How long requests that are being answered may take once the server is told to end."""
+DRAIN_SECONDS = 29
+"""How long requests that are being answered may take once the server is told to end; all of that takes less than 30."""
 
 
 def serve(
@@ -163,6 +165,15 @@ def _run(app: Any, listening: socket.socket) -> None:
                 self.waiting.cancel()
                 self.waiting = None
 
+    class Ending(uvicorn.Server):
+        """Knows until when it may take to end."""
+
+        until = 0.0
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            self.until = time.monotonic() + DRAIN_SECONDS
+            await super().shutdown(sockets)
+
     settings = uvicorn.Config(
         app,
         http=Impatient,
@@ -174,14 +185,18 @@ def _run(app: Any, listening: socket.socket) -> None:
         timeout_graceful_shutdown=DRAIN_SECONDS,
         limit_concurrency=1000,
     )
-    # uvicorn ends by raising the signal again once it has drained: by then there is nothing left to interrupt
+    # uvicorn ends by raising again the signals that it took
     before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGTERM, signal.SIGINT)}
-    running = uvicorn.Server(settings)
+    running, finished = Ending(settings), False
     try:
         running.run(sockets=[listening])
-        if running.force_exit:  # a second Ctrl-C
-            raise KeyboardInterrupt
-        app.state.server.stop()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+    try:
+        if running.force_exit:  # a second Ctrl-C
+            raise KeyboardInterrupt
+        finished = app.state.server.stop(max(0.0, running.until - time.monotonic()))  # or the second one comes now
+    finally:
+        if not finished:
+            leave_unfinished()

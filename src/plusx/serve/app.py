@@ -76,11 +76,12 @@ class Server:
         self.decoding = 0
         self.ready = True
 
-    def stop(self) -> None:
-        """Answer what waits, and end."""
+    def stop(self, timeout: float) -> bool:
+        """Answer what waits, and end; whether that was done within `timeout` seconds."""
         self.ready = False
-        self.decoders.shutdown()
-        self.batcher.stop()
+        self.decoders.shutdown(wait=False, cancel_futures=True)
+        self.batcher.stop(timeout)
+        return not self.batcher.alive
 
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""

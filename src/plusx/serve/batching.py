@@ -73,12 +73,12 @@ class Batcher:
             self._changed.notify()
         return job.future
 
-    def stop(self) -> None:
-        """Run what waits, and end."""
+    def stop(self, timeout: float | None = None) -> None:
+        """Run what waits, and end. timeout: seconds after which the thread is left to itself; see `alive`."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout)
 
     @property
     def alive(self) -> bool:
