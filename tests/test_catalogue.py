@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from plusx.catalogue import compare_runs, list_runs
 from plusx.errors import InputError
 from plusx.families import design
 from plusx.recipe import Recipe
+from tests.commands import in_process
 
 
 def make_run(folder: Path, accuracies: Sequence[float], recipe: Recipe, network: str = "cifar_resnet20") -> Path:
@@ -134,8 +134,7 @@ def test_the_command(tmp_path: Path) -> None:
     second = make_run(tmp_path / "runs" / "b", [60.0], Recipe(epochs=1, seed=4))
 
     def command(*words: str) -> "subprocess.CompletedProcess[str]":
-        line = [sys.executable, "-m", "plusx", "runs", *words]
-        return subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
+        return in_process("runs", *words, cwd=tmp_path)
 
     assert [run["folder"] for run in json.loads(command("--json").stdout)["runs"]] == ["runs/a", "runs/b"]
     compared = json.loads(command(str(first), str(second), "--json").stdout)

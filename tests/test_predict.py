@@ -17,14 +17,14 @@ from plusx.errors import DataError, InputError, WeightsError
 from plusx.pictures import find_pictures, read_list
 from plusx.predict import predict
 from plusx.records import Run
+from tests.commands import in_process
 from tests.images import COLOURS, noisy
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "digit_images.py"
 
 
-def command(*arguments: str | Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-    words = [sys.executable, "-m", "plusx", "predict", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, check=False, input=stdin)
+def command(*arguments: str | Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[str]":
+    return in_process("predict", *arguments, stdin=stdin)
 
 
 def tmp_path_without_images(tmp_path: Path) -> Path:
@@ -143,12 +143,13 @@ def test_an_image_on_standard_input(colours: tuple[Path, Run]) -> None:
     _, run = colours
     picture = io.BytesIO()
     noisy(COLOURS["blue"], 3).save(picture, "BMP")
-    done = command(run.folder, "-", "--json", stdin=picture.getvalue())
+    words = [sys.executable, "-m", "plusx", "predict", str(run.folder), "-", "--json"]
+    done = subprocess.run(words, capture_output=True, check=False, input=picture.getvalue())
     assert (done.returncode, done.stderr) == (0, b"")
     (image,) = json.loads(done.stdout)["images"]
     assert (image["file"], image["class"]) == ("-", "blue")
-    done = command(run.folder, "-", stdin=b"")
-    assert (done.returncode, done.stderr) == (2, b"plusx: reading standard input: the file is empty\n")
+    empty = command(run.folder, "-", stdin=b"")
+    assert (empty.returncode, empty.stderr) == (2, "plusx: reading standard input: the file is empty\n")
 
 
 def test_a_list_on_standard_input_or_in_a_file(colours: tuple[Path, Run], tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_a_list_on_standard_input_or_in_a_file(colours: tuple[Path, Run], tmp_pa
     assert read_list(tmp_path / "list.txt") == files
     done = command(run.folder, "--from", tmp_path / "none.txt")
     assert done.returncode == 2
-    assert b"reading the list" in done.stderr
+    assert "reading the list" in done.stderr
     assert command(run.folder, "--from", "-").returncode == 2
 
 
@@ -177,13 +178,13 @@ def test_bad_images_are_skipped_and_counted_or_fatal(colours: tuple[Path, Run], 
     done = command(run.folder, tmp_path, "--on-bad-image", "skip", "--json")
     assert done.returncode == 0
     assert [Path(bad["file"]).name for bad in json.loads(done.stdout)["skipped"]] == ["2.png", "3.png"]
-    lines = done.stderr.decode().splitlines()
+    lines = done.stderr.splitlines()
     assert "2.png" in lines[0]
     assert "3.png: the file is empty" in lines[1]
     assert lines[2:] == ["plusx: 2 of 3 images skipped"]
     fatal = command(run.folder, tmp_path)
-    assert (fatal.returncode, fatal.stdout, fatal.stderr.count(b"\n")) == (2, b"", 1)
+    assert (fatal.returncode, fatal.stdout, fatal.stderr.count("\n")) == (2, "", 1)
     (tmp_path / "1.png").unlink()
     none = command(run.folder, tmp_path, "--on-bad-image", "skip")
     assert none.returncode == 2
-    assert b"none of the 2 images could be read" in none.stderr
+    assert "none of the 2 images could be read" in none.stderr
