@@ -37,7 +37,7 @@ def test_the_gpus_runs_without_one() -> None:
 
 
 def test_studies_gives_its_ratios() -> None:
-    found = results("studies", "--epochs", "1", "--seeds", "1", "--rounds", "1")
+    found = results("studies", "--epochs", "1", "--seeds", "1", "--turns", "1", "--rounds", "1")
     assert found["study"]["ratio"] > 1
     assert found["signals"]["ratio"] > 0
 
