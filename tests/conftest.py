@@ -3,12 +3,19 @@
 And two runs of training, for all tests that look at one: the default, and one on colour images in folders.
 """
 
+import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of what tests start: threads that outnumber the cores only wait
+
 import pytest
 import torch
+
+from tests.sharing import once
 
 if TYPE_CHECKING:
     from plusx.records import Run
@@ -36,10 +43,11 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
-    """`plusx train` with no arguments but a folder of its own."""
+    """`plusx train` with no arguments but a folder of its own; trained once for all workers of pytest."""
     from plusx.train import train
 
-    return train(out=tmp_path_factory.mktemp("digits") / "run", show=False)
+    run = once(tmp_path_factory, "default-run", lambda folder: train(out=folder / "run", show=False))
+    return replace(run, folder=shutil.copytree(run.folder, tmp_path_factory.mktemp("digits") / "run"))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from plusx.checkpoint import read_weights
 from plusx.data import open_data
@@ -19,6 +20,7 @@ from plusx.plan import make_plan
 from plusx.ranks import Ranks
 from plusx.recipe import Augment, Ema, Finetune, Recipe, Split
 from plusx.state import newest
+from tests.sharing import once
 
 pytestmark = pytest.mark.timeout(240)
 RECIPE = Recipe(
@@ -73,9 +75,23 @@ def test_two_processes_do_what_one_does_batch_norm_aside(tmp_path: Path) -> None
     assert report["accuracy_percent"] == pytest.approx(last["held_out_accuracy_percent"], abs=0.6)
 
 
-def test_two_processes_that_are_stopped_go_on_to_the_same_bits(tmp_path: Path) -> None:
-    options = (*files(tmp_path, RECIPE.replace(epochs=6)), "--checkpoint-minutes", "0.001")
-    finish(torchrun(2, *options, "--out", tmp_path / "whole"))
+LONG = RECIPE.replace(epochs=6)
+CAREFUL = ("--checkpoint-minutes", "0.001")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The weights that two processes come to which nothing stops."""
+
+    def make(folder: Path) -> dict[str, Tensor]:
+        finish(torchrun(2, *files(folder, LONG), *CAREFUL, "--out", folder / "run"))
+        return read_weights(folder / "run").tensors
+
+    return once(tmp_path_factory, "two-whole", make)
+
+
+def test_two_processes_that_are_stopped_go_on_to_the_same_bits(tmp_path: Path, whole: dict[str, Tensor]) -> None:
+    options = (*files(tmp_path, LONG), *CAREFUL)
     cut = torchrun(2, *options, "--out", tmp_path / "cut")
     end = time.monotonic() + 60
     while not any((tmp_path / "cut" / "checkpoints").glob("step-*")):
@@ -87,13 +103,12 @@ def test_two_processes_that_are_stopped_go_on_to_the_same_bits(tmp_path: Path) -
     assert found is not None
     assert found[0].position.step < 6 * 15
     finish(torchrun(2, "--resume", tmp_path / "cut"))
-    whole, resumed = (read_weights(tmp_path / name).tensors for name in ("whole", "cut"))
+    resumed = read_weights(tmp_path / "cut").tensors
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_one_process_killed_all_stop_and_go_on_from_the_checkpoint(tmp_path: Path) -> None:
-    options = (*files(tmp_path, RECIPE.replace(epochs=8)), "--checkpoint-minutes", "0.001")
-    finish(torchrun(2, *options, "--out", tmp_path / "whole"))
+def test_one_process_killed_all_stop_and_go_on_from_the_checkpoint(tmp_path: Path, whole: dict[str, Tensor]) -> None:
+    options = (*files(tmp_path, LONG), *CAREFUL)
     process = torchrun(2, *options, "--out", tmp_path / "run", restarts=3)
     end = time.monotonic() + 60
     while not any((tmp_path / "run" / "checkpoints").glob("step-*")):
@@ -104,7 +119,7 @@ def test_one_process_killed_all_stop_and_go_on_from_the_checkpoint(tmp_path: Pat
     killed = time.monotonic()
     finish(process)
     assert time.monotonic() - killed < 60
-    whole, run = (read_weights(tmp_path / name).tensors for name in ("whole", "run"))
+    run = read_weights(tmp_path / "run").tensors
     assert all(torch.equal(whole[name], run[name]) for name in whole)
 
 
