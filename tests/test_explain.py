@@ -1,7 +1,6 @@
 """Explanations: what speaks for a class lies where the class is; nothing of the user's is written over."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from plusx.explain import Method, attribute, explain, last_maps
 from plusx.inference import open_model
 from plusx.network import build
 from plusx.records import Run
+from tests.commands import in_process
 from tests.images import COLOURS, noisy
 
 
@@ -104,10 +104,9 @@ def test_without_captum_one_line_says_how_to_get_it(
 
 def test_the_command(colours: tuple[Path, Run], tmp_path: Path) -> None:
     data, run = colours
-    words = ["explain", str(run.folder), "-", "-o", str(tmp_path / "out.png"), "--class", "green", "--json"]
-    with (data / "red" / "1.png").open("rb") as file:
-        done = subprocess.run([sys.executable, "-m", "plusx", *words], stdin=file, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    words = ("explain", run.folder, "-", "-o", tmp_path / "out.png", "--class", "green", "--json")
+    done = in_process(*words, stdin=(data / "red" / "1.png").read_bytes())
+    assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert (found["image"], found["class"], found["named"]) == ("-", "green", "red")
     assert (tmp_path / "out.png").is_file()

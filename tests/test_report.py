@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +25,7 @@ from plusx.records import Run
 from plusx.report import duration, report, write_report
 from plusx.report_figures import LARGEST_TABLE, MISTAKES, confusion_figure, reliability_figure
 from plusx.train import train
+from tests.commands import in_process
 from tests.images import COLOURS, colour_folders, noisy
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;"
@@ -191,9 +191,7 @@ def test_report_refuses(digits_run: Run, tmp_path: Path) -> None:
 
 def test_the_command(digits_run: Run, tmp_path: Path) -> None:
     folder = copy(digits_run, tmp_path / "run")
-    done = subprocess.run(
-        [sys.executable, "-m", "plusx", "report", str(folder), "--json"], capture_output=True, text=True, check=False
-    )
+    done = in_process("report", folder, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["report"] == str(folder / "report.html")
 
