@@ -41,6 +41,7 @@ from plusx.studies.economy import EQUALS
 from plusx.studies.numbers import Spread, beyond_chance, duration, parse_duration
 from plusx.studies.question import Finding
 from plusx.studies.trials import Arm, Outcome, Outcomes, Place, Trial
+from tests.commands import in_process
 
 trials_module = import_module("plusx.studies.trials")
 QUICK: dict[str, Any] = {"epochs": 1, "seeds": 1, "show": False}
@@ -569,10 +570,6 @@ def test_a_study_runs_on_a_design_of_ones_own(name: str, tmp_path: Path) -> None
 # the command
 
 
-def run_cli(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "plusx", "study", *words], capture_output=True, text=True, check=False)
-
-
 def test_the_list() -> None:
     listed = study("list")
     assert isinstance(listed, StudyList)
@@ -582,7 +579,7 @@ def test_the_list() -> None:
         assert "Claim:" in words
         assert "Source:" in words
         assert f"Command: plusx study {name}" in words
-    assert [row["name"] for row in json.loads(run_cli("list", "--json").stdout)["studies"]] == list(NAMES)
+    assert [row["name"] for row in json.loads(in_process("study", "list", "--json").stdout)["studies"]] == list(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -614,14 +611,16 @@ def test_wrong_options_are_one_line_and_nothing_is_trained(options: Any, words: 
 
 
 def test_the_command(tmp_path: Path) -> None:
-    done = run_cli("degradation", "--depths", "8,14", "--epochs", "1", "--seeds", "1", "--out", str(tmp_path / "study"))
+    done = in_process(
+        "study", "degradation", "--depths", "8,14", "--epochs", "1", "--seeds", "1", "--out", tmp_path / "study"
+    )
     assert done.returncode == 0, done.stderr
     assert "Verdict: Whether the claim holds cannot be told from this: it takes 3 seeds" in " ".join(
         done.stdout.split()
     )
     assert "4 trainings (1 of plain 8, 1 of residual 8, 1 of plain 14, 1 of residual 14), about" in done.stderr
     assert "4 of 4" in done.stderr
-    wrong = run_cli("order", "--depth", "8", "--budget", "1s", "--out", str(tmp_path / "less"))
+    wrong = in_process("study", "order", "--depth", "8", "--budget", "1s", "--out", tmp_path / "less")
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
     assert "would do" in wrong.stderr
