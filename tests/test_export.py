@@ -1,6 +1,7 @@
 """Exports: the same network in other runtimes, with nothing left of one that is not."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -293,6 +294,22 @@ def test_a_full_disk_leaves_nothing(colours: tuple[Path, Run], tmp_path: Path, m
     monkeypatch.setattr(module, "write", full)
     with pytest.raises(WorkError, match="No space left on device"):
         export(colours[1].folder, "onnx", output=tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_as_soon_as_it_begins_to_write_leaves_nothing(
+    digits_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def late(path: Any, *mode: int) -> None:
+        mkdir(path, *mode)
+        if Path(path).parent == tmp_path:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "mkdir", late)
+    with pytest.raises(KeyboardInterrupt):
+        export(digits_run.folder, "onnx", output=tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

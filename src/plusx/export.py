@@ -5,8 +5,8 @@
 Nothing is left behind of an export that does not give what the network gives.
 """
 
+import secrets
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -342,14 +342,13 @@ def _is_marked(weights: Path) -> bool:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A folder on the same disk, gone afterwards."""
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as problem:
-        raise WorkError(f"writing {path}: {problem.strerror}") from None
-    try:
+        folder.mkdir(0o700)  # within: a signal may come before tempfile.mkdtemp would give its name
         yield folder
     except OSError as problem:
-        what = f"writing {path}" if problem.filename is None else f"export to {path}: {problem.filename}"
+        ours = problem.filename in (None, str(folder))
+        what = f"writing {path}" if ours else f"export to {path}: {problem.filename}"
         raise WorkError(f"{what}: {problem.strerror or problem}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
