@@ -147,10 +147,10 @@ def study(
             with question.place.joined():
                 todo = _planned(chosen.arms(question), question, budget_s)
                 outcomes, missing = carry_out(todo, question.place, budget_s)
+            return _write(chosen, question, todo, outcomes, missing, time.perf_counter() - started)
         except KeyboardInterrupt:
             display.line(f"stopped; the same command goes on where it was, in {folder}")
             raise
-        return _write(chosen, question, todo, outcomes, missing, time.perf_counter() - started)
 
 
 def _planned(arms: Sequence[Arm], question: Question, budget_s: float) -> Schedule:
