@@ -514,7 +514,7 @@ def test_orders_shortcuts_and_economy_say_whether_their_claims_hold(tmp_path: Pa
         given = Outcomes([*given.whole, *_renamed(full_preact=away(preact), bn_after_add=away(norm_after))])
         assert order.conclude(orders, given).verdict.startswith(words)
     tied = Outcomes(_renamed(original=[30.0] * 3, bn_after_add=[30.0] * 3))
-    assert "Original and bn_after_add have the lowest" in order.conclude(orders, tied).verdict
+    assert "Lowest held-out error: original and bn_after_add, 60.00" in order.conclude(orders, tied).verdict
     asked = question("shortcuts", tmp_path / "shortcuts")
     near = outcomes(shortcut_A=base, shortcut_B=[4.1, 4.1, 4.2])
     assert shortcuts.conclude(asked, near).verdict.startswith("The claim holds here: each is within 1 point of A.")

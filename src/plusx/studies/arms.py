@@ -130,12 +130,11 @@ def _verdict(question: Question, outcomes: Outcomes, gaps: dict[str, Spread], ag
         return nothing_learned(poor)
     least = min(spread.mean for spread in spreads.values())
     best = [arm for arm, spread in spreads.items() if spread.mean - least < 0.005]
-    has = "has" if len(best) == 1 else "have"
-    words = f"{listed(best)} {has} the lowest held-out error, {spreads[best[0]].text()} %."
+    words = f"Lowest held-out error: {listed(best)}, {spreads[best[0]].text()} %."
     if max((gap.n for gap in gaps.values()), default=0) < ENOUGH:
-        return f"{UNTOLD}: {FEW}. {words[0].upper()}{words[1:]}"
+        return f"{UNTOLD}: {FEW}. {words}"
     sure = dict(zip(gaps, beyond_chance(list(gaps.values())), strict=True))
-    return f"{judge(gaps, sure)} {words[0].upper()}{words[1:]} {_differences(gaps, sure, against)}"
+    return f"{judge(gaps, sure)} {words} {_differences(gaps, sure, against)}"
 
 
 def _differences(gaps: dict[str, Spread], sure: dict[str, bool], against: str) -> str:
