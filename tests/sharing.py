@@ -19,7 +19,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) 
     kept = place / f"{name}.pickle"
     with FileLock(place / f"{name}.lock"):
         if not kept.exists():
-            (place / name).mkdir()
+            (place / name).mkdir(exist_ok=True)
             kept.write_bytes(pickle.dumps(make(place / name)))
     found: T = pickle.loads(kept.read_bytes())
     return found

@@ -327,6 +327,10 @@ def test_triton_gets_a_repository_that_triton_reads(colours: tuple[Path, Run], t
     _, run = colours
     found = export(run.folder, "triton", output=tmp_path / "models")
     (folder,) = (tmp_path / "models").iterdir()
+    for _ in range(2):  # also where a repository is called as the network
+        again = export(run.folder, "triton", output=tmp_path / folder.name)
+        assert [file.name for file in (tmp_path / folder.name).iterdir()] == [folder.name]
+        assert again.path.read_bytes() == found.path.read_bytes()
     config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     assert config.name == folder.name
     assert config.backend == "onnxruntime"

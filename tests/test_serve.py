@@ -678,7 +678,8 @@ def test_an_engine_that_is_stuck_does_not_keep_it(
     with serving(colours[1].folder, "--deadline-ms", "300", code=f"{STUCK_ENGINE} {drain}") as served:
         assert served.ask("POST", "/predict", RED)[0] == 504
         served.process.send_signal(number or signal.SIGINT)
-        while not refused(served.port):
+        until = time.monotonic() + 30
+        while not refused(served.port) and time.monotonic() < until:
             time.sleep(0.05)
         time.sleep(1)  # by now it waits for the engine alone
         start = time.monotonic()

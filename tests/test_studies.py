@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -38,6 +39,7 @@ from plusx.records import Epoch, Run
 from plusx.studies import NAMES, StudyList, identity, signals, study, trials
 from plusx.studies.arms import train_error
 from plusx.studies.economy import EQUALS
+from plusx.studies.folder import claimed
 from plusx.studies.numbers import Spread, beyond_chance, duration, parse_duration
 from plusx.studies.question import Finding
 from plusx.studies.trials import Arm, Outcome, Outcomes, Place, Trial
@@ -55,9 +57,8 @@ def found(name: str, folder: Path, *runs: Path, **options: Any) -> Finding:
 
 def place(folder: Path) -> Place:
     dataset = open_data("digits")
-    return Place(
-        folder, "digits", dataset, "digits", len(dataset.train), Ranks(0, 1, torch.device("cpu")), lambda _: None
-    )
+    here = Ranks(0, 1, torch.device("cpu"))
+    return Place(folder, "digits", dataset, "digits", len(dataset.train), 360, here, lambda _: None)
 
 
 def arm(name: str = "one", tier: int = 0, epochs: int = 1) -> Arm:
@@ -108,10 +109,11 @@ def test_equal_errors_are_no_surer_than_one_image() -> None:
     """Errors go in steps of one image: that three gaps are the same to a rounding says little."""
     given = outcomes(a=[1.0, 1.2, 1.4], b=[1.0 + 0.1, 1.2 + 0.1, 1.4 + 0.1])
     assert given.gap("b", "a", train_error).std < 1e-9
-    seen = Outcomes(given.whole, held_out=100)
+    seen = Outcomes(given.whole, trained=1000, held_out=100)
     gap = seen.gap("b", "a", train_error)
     assert gap.std == pytest.approx(1 / math.sqrt(12))
     assert beyond_chance([gap]) == [False]
+    assert seen.gap("b", "a", train_error, "train").std == pytest.approx(0.1 / math.sqrt(12))
     assert math.isnan(seen.gap("b", "c", train_error).mean)
 
 
@@ -382,7 +384,7 @@ def test_without_norms_gradients_vanish_in_plain_networks_and_not_in_residual_on
     assert abs(decades["residual 20, new, no norms, small"]) < 1
     holds = "The claim holds here, the gradient vanishing in the plain network alone: without norms ("
     assert holds in finding.verdict
-    assert "One seed does not tell how much of this is chance." in finding.notes
+    assert "Of fewer than 3 seeds it is not known how much is chance." in finding.notes
     assert "after 1 of 1 epochs" in finding.verdict
 
 
@@ -478,6 +480,8 @@ def test_identity_says_whether_the_claim_holds(tmp_path: Path) -> None:
     much = judged("residual", 1.0, 50.0, 20.0, 20.0, 20.0)
     assert verdict(much, bad).count("holds by half here, but the residual network suffers too") == 2
     assert "but the plain network is not ruined" in verdict(good, judged("plain", 2.0, 9.0, 9.0, 9.0))
+    little = judged("residual", 1.0, 50.0, 20.0, 20.0, 20.0), judged("plain", 2.0, 30.0, 30.0, 30.0)
+    assert verdict(*little).count("The claim does not hold here, though it is the plain network that suffers more") == 2
     # seeds are paired by their numbers, not by their places
     cost = {0: 60.0, 1: 70.0, 2: 80.0}
     uneven = [
@@ -510,14 +514,18 @@ def test_orders_shortcuts_and_economy_say_whether_their_claims_hold(tmp_path: Pa
         (0.0, 0.0, "Whether the claim holds cannot be told from this. "),
         (1.0, 1.0, "The claim does not hold here. "),
     ):
-        given = outcomes(original=base)
-        given = Outcomes([*given.whole, *_renamed(full_preact=away(preact), bn_after_add=away(norm_after))])
+        given = Outcomes(_renamed(original=base, full_preact=away(preact), bn_after_add=away(norm_after)))
         assert order.conclude(orders, given).verdict.startswith(words)
+    third = _renamed(original=base, full_preact=away(-1.0), bn_after_add=away(1.0), relu_preact=away(-2.0))
+    assert order.conclude(orders, Outcomes(third)).verdict.startswith("The claim holds by half here. Lowest")
     tied = Outcomes(_renamed(original=[30.0] * 3, bn_after_add=[30.0] * 3))
     assert "Lowest held-out error: original and bn_after_add, 60.00" in order.conclude(orders, tied).verdict
     asked = question("shortcuts", tmp_path / "shortcuts")
-    near = outcomes(shortcut_A=base, shortcut_B=[4.1, 4.1, 4.2])
+    alike = [4.1, 4.1, 4.2]
+    near = outcomes(shortcut_A=base, shortcut_B=alike, shortcut_C=alike, shortcut_D=alike)
     assert shortcuts.conclude(asked, near).verdict.startswith("The claim holds here: each is within 1 point of A.")
+    some = outcomes(shortcut_A=base, shortcut_B=alike, shortcut_D=alike)
+    assert shortcuts.conclude(asked, some).verdict.startswith("Whether the claim holds cannot be told from this.")
     far = outcomes(shortcut_A=base, shortcut_B=away(2.0))
     assert shortcuts.conclude(asked, far).verdict.startswith("The claim does not hold here: shortcut B is 4.03 points")
     blocks = question("economy", tmp_path / "economy")
@@ -550,11 +558,11 @@ def test_paper_cifar_says_how_far_off_in_standard_deviations(tmp_path: Path, col
 
 
 def test_paper_cifar_runs_shortened(tmp_path: Path, colours: tuple[Path, Run]) -> None:
-    finding = found("paper-cifar", tmp_path, data=colours[0], epochs=1, depth=20)
+    finding = found("paper-cifar", tmp_path / "20", data=colours[0], epochs=1, depth=20)
     assert "published 8.75 %" in finding.verdict
     assert finding.notes[0] == "This is not the paper's training: its recipe takes 64,000 steps."
     with pytest.raises(InputError, match="Table 6: 20, 32, 44, 56, 110"):
-        found("paper-cifar", tmp_path, data=colours[0], depth=26)
+        found("paper-cifar", tmp_path / "26", data=colours[0], depth=26)
 
 
 @pytest.mark.parametrize("name", ["shortcuts", "economy"])
@@ -591,6 +599,9 @@ def test_the_list() -> None:
         ({"name": "order", "runs": ("x",)}, "it takes no runs"),
         ({"name": "order", "seeds": 0}, "seeds 0 is not"),
         ({"name": "order", "budget": "soon"}, "no span of time"),
+        ({"name": "economy", "budget": "0.01s", "depth": 8}, "is too short for one training of each of building"),
+        ({"name": "identity", "runs": (3,)}, "where a path is needed"),
+        ({"name": "list", "budget": "never"}, "study list: it takes no budget"),
         ({"name": "order", "budget": "0.01s", "depth": 8}, "is too short for one training of each of original"),
         ({"name": "degradation", "depths": (20,)}, "two different ones"),
         ({"name": "degradation", "depths": (20, 21)}, "21 is not 6n"),
@@ -707,7 +718,7 @@ def test_damaged_results_of_the_right_kind_are_run_again(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("name", "lost"),
-    [("identity", "model.safetensors"), ("signals", "epochs/epoch-0002.safetensors"), ("signals", "model.safetensors")],
+    [("identity", "model.safetensors"), ("signals", "epochs/epoch-0001.safetensors"), ("signals", "model.safetensors")],
 )
 def test_weights_that_are_gone_or_cut_are_trained_again(name: str, lost: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"epochs": 2, **({"depth": 8} if name == "identity" else {"depths": 8})}
@@ -728,7 +739,35 @@ def test_a_disk_that_refuses_is_no_result(tmp_path: Path, monkeypatch: pytest.Mo
     assert not found("order", tmp_path, depth=8).failed
 
 
-def test_other_images_are_trained_on_anew(tmp_path: Path, colours: tuple[Path, Run]) -> None:
+def test_a_training_that_is_done_again_can_be_stopped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run has lost is brought back by going on, or by training anew; either goes on where it was stopped."""
+    options: dict[str, Any] = {"epochs": 2, "depths": 8}
+    first = found("signals", tmp_path, **options)
+    one, two = sorted(tmp_path.glob("runs/*"))
+    (one / "epochs" / "epoch-0001.safetensors").unlink()  # which only training gives again
+    (two / "model.safetensors").unlink()  # which its checkpoint has
+    (two / "notes.txt").write_text("mine")
+    calls: list[str] = []
+
+    def stopped(*args: Any, **named: Any) -> Run:
+        calls.append("on" if "resume" in named else "anew")
+        if calls.count("anew") == 1 and calls[-1] == "anew":
+            train(*args, **named)
+            (one / "model.safetensors").unlink()  # as if it was stopped before it wrote this
+            raise KeyboardInterrupt
+        return train(*args, **named)
+
+    monkeypatch.setattr(trials_module, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        found("signals", tmp_path, **options)
+    assert calls == ["on", "anew"]
+    again = found("signals", tmp_path, **options)
+    assert again.numbers == first.numbers
+    assert calls[2:] == ["on", "on"]  # what was stopped has its checkpoint
+    assert (two / "notes.txt").read_text() == "mine"
+
+
+def test_other_images_are_another_study(tmp_path: Path, colours: tuple[Path, Run]) -> None:
     images = tmp_path / "images"
     shutil.copytree(colours[0], images)
     first = found("order", tmp_path / "study", depth=8, data=images)
@@ -754,8 +793,58 @@ def test_a_folder_of_ones_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.
         for design in (cifar(8).replace(name="a"), cifar(14).replace(name="b"), cifar(8).replace(name="a"))
     ]
     assert folders == [Path("studies/order"), Path("studies/order-2"), Path("studies/order")]
+    for folder in folders[:2]:
+        assert json.loads((folder / "study.json").read_text())["study"] == "order"
+    shutil.rmtree("studies/order")
+    assert study("order", design=cifar(14).replace(name="b"), **QUICK).folder == Path("studies/order-2")  # type: ignore[union-attr]
     assert not list(tmp_path.glob("studies/*/locks/*"))
     assert not list(tmp_path.glob("studies/*/processes/*"))
+
+
+def test_a_folder_is_claimed_by_one_question(tmp_path: Path) -> None:
+    """By two processes that ask the same, too; whatever one of them that is refused takes away."""
+    out, asked = tmp_path / "a" / "study", {"study": "order"}
+
+    def refused(folder: Path, before: Callable[[], object] = lambda: None) -> None:
+        with claimed(folder, "order", asked) as found:
+            assert found == folder
+            before()
+            raise InputError("no budget")
+
+    with claimed(out, "order", asked):
+        with pytest.raises(InputError, match="no budget"):
+            refused(out)
+        assert (out / "study.json").exists()
+        with pytest.raises(InputError, match="it holds another study"), claimed(out, "order", {"study": "other"}):
+            pass
+
+    def another() -> None:
+        with claimed(out, "order", asked):
+            (out / "study.json").unlink()  # as one does that is refused
+            (out / "study.html").touch()
+        assert (out / "study.json").exists()
+
+    with pytest.raises(InputError, match="no budget"):
+        refused(out, another)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / ".git").touch()
+    with pytest.raises(InputError, match="no budget"):
+        refused(mine, (mine / "measured").mkdir)
+    assert [file.name for file in mine.iterdir()] == [".git"]
+    with pytest.raises(InputError, match="that is a file"):
+        refused(mine / ".git")
+
+
+def test_what_is_not_finite_is_no_number() -> None:
+    for bad in (math.nan, math.inf):
+        spread = Spread.of([bad, 1.0, 2.0])
+        assert (spread.text(), spread.gap_text(), spread.p_value()) == ("·", "·", 1.0)
+    gone = [[signals.Signal(1.0, math.nan, math.nan), signals.Signal(1.0, 1.0, 1.0)]] * 3
+    row, numbers = signals._told("plain 8, new", gone)
+    assert row[3:6] == ("·", "·", "·")
+    assert signals._vanished(Spread.of([math.nan] * 3)) is None
+    assert numbers["likeness_at_first_block"]["n"] == 3
 
 
 def test_arms_without_a_seed_in_common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -764,8 +853,8 @@ def test_arms_without_a_seed_in_common(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(trials_module, "train", Mock(side_effect=DivergedError("not finite")))
     whole = _renamed(original=[1.0], full_preact=[2.0])
     given = Outcomes([whole[0], replace(whole[1], seed=1)])
-    told = found("order", tmp_path, depth=8)
-    conclusion = conclude(question("order", tmp_path), given)
+    told = found("order", tmp_path / "a", depth=8)
+    conclusion = conclude(question("order", tmp_path / "b"), given)
     assert conclusion.tables[0].rows[1][3] == "·"
     plain = replace(told, numbers=conclusion.numbers, verdict=conclusion.verdict).to_dict()
     assert json.loads(json.dumps(plain, allow_nan=False))["numbers"]["arms"][1]["points_from_original"]["mean"] is None

@@ -54,7 +54,7 @@ def study(
     depth
         Of the network, in economy, order, shortcuts, identity and paper-cifar.
     out
-        The study's folder; by default studies/NAME, or studies/NAME-2 … for other images, runs or designs.
+        The study's folder; by default studies/NAME, or studies/NAME-2 … where that holds another one.
     """
     from plusx import study as the_study
 

@@ -364,7 +364,7 @@ def _put(folder: Path, path: Path, *, whole: bool) -> list[Path]:
     )
     for each in (*folder.rglob("*"), home):
         flush(each)
-    if names == [path.name]:  # one file takes another's place at once
+    if not whole and names == [path.name]:  # one file takes another's place at once
         _move(path.name, folder, home)
     else:
         _exchange(names, folder, home)

@@ -35,7 +35,7 @@ from plusx.ranks import ranks
 from plusx.recipe import Recipe
 from plusx.reports import Report
 from plusx.run_folder import DESIGN_FILE, RECIPE_FILE
-from plusx.studies.folder import PAGE, claimed
+from plusx.studies.folder import PAGE, Asked, claimed
 from plusx.studies.numbers import duration, parse_duration
 from plusx.studies.page import page
 from plusx.studies.question import Finding, Question, Study, too_little
@@ -98,17 +98,19 @@ def study(
     seeds: trainings of each network, which differ in initialisation and order. budget: the time the trainings may take
     ("15m"); whole seeds that do not fit are left out, and the finding says so. depths, depth: of the studies that take
     them; with a design of your own, depths are multiples of the blocks in its stages. out: the study's folder, by
-    default studies/NAME, or studies/NAME-2 and so on where that holds the study of other images, runs or designs;
-    started again there, a study goes on where it was, and runs that are done are not repeated. Several processes may
-    share it. device: as `plusx.train` takes it.
+    default studies/NAME, or studies/NAME-2 and so on where that holds another one: of other images, runs or designs, or
+    trained otherwise. Started again, a study goes on where it was, also with more seeds or time, and runs that are done
+    are not repeated. Several processes may share a folder. device: as `plusx.train` takes it.
 
     Raises InputError for options that do not fit, a budget too small for one seed, and an `out` that holds anything
     else; what `plusx.train` raises.
     """
     runs = (runs,) if isinstance(runs, str | Path) else tuple(runs)
+    paths = tuple(given_path("runs", run) for run in runs)
     depths = (depths,) if isinstance(depths, int) else tuple(depths)
     given = {"depths": depths, "depth": depth, "design": design}
     how = {"data": data, "recipe": recipe, "epochs": epochs, "seeds": None if seeds == SEEDS else seeds}
+    how["budget"] = None if budget == BUDGET else budget
     if name == "list":
         _refuse("list", {"runs": runs, **given, **how, "out": out, "device": device})
         return StudyList(tuple(map(_load, NAMES)))
@@ -126,11 +128,15 @@ def study(
         plan = _recipe(chosen, recipe, dataset, epochs)
         images, held_out, _ = dataset.split(plan.split.held_out, plan.split.seed)
         which, own = images_digest(images, held_out), None if design is None else _design(design)
-        asked: dict[str, Any] = {"study": chosen.name, "design": own and own.digest}
-        asked |= {"runs": [str(Path(run).absolute()) for run in runs]} if runs else {"images": which}
+        asked: Asked = {"study": chosen.name}
+        if runs:
+            asked["runs"] = [str(run.absolute()) for run in paths]
+        else:
+            asked |= {"images": which, "design": own and own.digest, "recipe": plan.model_dump(mode="json")}
+            asked |= {"depths": list(depths), "depth": depth}
         folder = stack.enter_context(claimed(None if out is None else given_path("out", out), chosen.name, asked))
         question = Question(
-            place=Place(folder, dataset.spec, dataset, which, len(held_out), here, display.line),
+            place=Place(folder, dataset.spec, dataset, which, len(images), len(held_out), here, display.line),
             recipe=plan,
             design=own,
             size=plan.input_size or min(images.short_side(), LARGEST_DEFAULT_INPUT),
@@ -139,7 +145,7 @@ def study(
             seeds=seeds,
             depths=depths,
             depth=depth,
-            runs=tuple(given_path("runs", run) for run in runs),
+            runs=paths,
             budget=budget,
             device=device,
         )
@@ -147,7 +153,7 @@ def study(
             with question.place.joined():
                 todo = _planned(chosen.arms(question), question, budget_s)
                 outcomes, missing = carry_out(todo, question.place, budget_s)
-            return _write(chosen, question, todo, outcomes, missing, time.perf_counter() - started)
+                return _write(chosen, question, todo, outcomes, missing, time.perf_counter() - started)
         except KeyboardInterrupt:
             display.line(f"stopped; the same command goes on where it was, in {folder}")
             raise
@@ -242,8 +248,6 @@ def _write(
         trained_seconds=sum(one.seconds for one in outcomes.whole),
         folder=place.folder,
     )
-    for old in place.folder.glob("figure-*.svg"):
-        old.unlink()
     for number, figure in enumerate(finding.figures, 1):
         write_text(place.folder / f"figure-{number}.svg", figure.svg)
     write_text(place.folder / PAGE, page(finding))

@@ -99,7 +99,6 @@ def compared(
     for arm in outcomes.arms:
         train, held_out = outcomes.spread(arm, train_error), outcomes.spread(arm, held_out_error)
         gap = outcomes.gap(arm, against, held_out_error)
-        low, high = gap.interval() if gap.n > 1 else (None, None)
         shown = "·" if arm == against else gap.gap_text()
         rows.append((arm, train.text(), held_out.text(), shown, *(() if published is None else (published[arm],))))
         numbers.append(
@@ -107,7 +106,7 @@ def compared(
                 what: arm,
                 "train_error_percent": train._asdict(),
                 "held_out_error_percent": held_out._asdict(),
-                "points_from_" + against.replace(" ", "_"): {**gap._asdict(), "low": low, "high": high},
+                "points_from_" + against.replace(" ", "_"): gap.with_interval(),
             }
         )
         if arm != against:
@@ -130,7 +129,7 @@ def _verdict(question: Question, outcomes: Outcomes, gaps: dict[str, Spread], ag
         return nothing_learned(poor)
     least = min(spread.mean for spread in spreads.values())
     best = [arm for arm, spread in spreads.items() if spread.mean - least < 0.005]
-    words = f"Lowest held-out error: {listed(best)}, {spreads[best[0]].text()} %."
+    words = f"Lowest held-out error: {listed(best)}, {spreads[best[0]].text() if len(best) == 1 else f'{least:.2f}'} %."
     if max((gap.n for gap in gaps.values()), default=0) < ENOUGH:
         return f"{UNTOLD}: {FEW}. {words}"
     sure = dict(zip(gaps, beyond_chance(list(gaps.values())), strict=True))

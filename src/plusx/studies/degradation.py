@@ -21,6 +21,7 @@ from plusx.studies.arms import (
     FEW,
     HALF,
     HOLDS,
+    LITTLE,
     NOT,
     UNTOLD,
     held_out_error,
@@ -58,7 +59,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
         return too_little("both networks at two depths")
     ends = depths[0], depths[-1]
     arm = partial(named, question)
-    gaps = {kind: outcomes.gap(arm(kind, ends[1]), arm(kind, ends[0]), train_error) for kind in KINDS}
+    gaps = {kind: outcomes.gap(arm(kind, ends[1]), arm(kind, ends[0]), train_error, "train") for kind in KINDS}
     apart = _apart(outcomes, question, ends)
     sure = dict(zip((*KINDS, "apart"), beyond_chance([*gaps.values(), apart]), strict=True))
     shallow = {arm(kind, ends[0]): outcomes.spread(arm(kind, ends[0]), train_error).mean for kind in KINDS}
@@ -92,7 +93,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
             for kind in KINDS
             for depth in depths
         ],
-        "gap_points": {kind: _gap_numbers(gap) for kind, gap in (*gaps.items(), ("plain_less_residual", apart))},
+        "gap_points": {kind: gap.with_interval() for kind, gap in (*gaps.items(), ("plain_less_residual", apart))},
     }
     drawn = _by_depth(question, outcomes, depths), _curves(question, outcomes, ends)
     return Conclusion(" ".join(sentences), (table,), drawn, numbers)
@@ -145,7 +146,7 @@ def _apart(outcomes: Outcomes, question: Question, ends: tuple[int, int]) -> Spr
     for kind in KINDS:
         shallow, deep = (outcomes.by_seed(named(question, kind, depth), train_error) for depth in ends)
         rise[kind] = {seed: deep[seed] - shallow[seed] for seed in deep if seed in shallow}
-    return outcomes.between(rise["plain"], rise["residual"])
+    return outcomes.between(rise["plain"], rise["residual"], "train")
 
 
 def _judge(gaps: dict[str, Spread], apart: Spread, sure: dict[str, bool]) -> str:
@@ -158,7 +159,10 @@ def _judge(gaps: dict[str, Spread], apart: Spread, sure: dict[str, bool]) -> str
         return f"{UNTOLD}: plain networks get worse, but not beyond chance by more than residual ones."
     if apart.mean < 0:
         return f"{NOT}: residual networks get worse by more."
-    return f"{HALF}: residual networks get worse as well, though less." if worse["residual"] else f"{HOLDS}."
+    if gaps["residual"].interval()[1] < LITTLE:
+        return f"{HOLDS}."
+    less = "get worse as well, though less" if worse["residual"] else "get worse by less, if at all"
+    return f"{HALF}: residual networks {less}."
 
 
 def _sentence(kind: str, ends: tuple[int, int], outcomes: Outcomes, gap: Spread, sure: bool, question: Question) -> str:
@@ -174,11 +178,6 @@ def _sentence(kind: str, ends: tuple[int, int], outcomes: Outcomes, gap: Spread,
         f"{kind.capitalize()} networks' training error goes from {shallow} % to {deep} % at depths {labels}: "
         f"{gap.mean:+.2f} points ({gap.interval_text()}), so {said}."
     )
-
-
-def _gap_numbers(gap: Spread) -> dict[str, float | int | None]:
-    low, high = gap.interval() if gap.n > 1 else (None, None)
-    return {"mean": gap.mean, "std": gap.std, "n": gap.n, "low": low, "high": high}
 
 
 def _by_depth(question: Question, outcomes: Outcomes, depths: list[int]) -> figures.Figure:

@@ -153,7 +153,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
                 "macs": price.macs,
                 f"latency_ms_at_batch_{LATENCY_BATCH}": ms,
                 "held_out_error_percent": error._asdict(),
-                "points_from_building": gap._asdict(),
+                "points_from_building": gap.with_interval(),
             }
         )
         if name != BUILDING:
@@ -205,7 +205,8 @@ def _judge(told: list[tuple[str, tuple[float, float, float], Spread]], sure: lis
         if gap.n < ENOUGH:
             return f"{UNTOLD}: {FEW}."
         if gap.interval()[1] < LITTLE:
-            return f"{HOLDS}: of equal width, what saves does worse by less than {LITTLE:g} point, if at all."
+            at_all = "" if one else ", if at all"
+            return f"{HOLDS}: of equal width, what saves does worse by less than {LITTLE:g} point{at_all}."
         if one and gap.mean > 0:
             return f"{NOT}: of equal width, what saves does worse."
     return f"{UNTOLD}."

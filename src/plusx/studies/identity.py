@@ -57,7 +57,7 @@ PAIRS = 60
 SPARE_POINTS = 1.0
 """A block whose absence costs less accuracy is named as spare."""
 
-LITTLE, RUINED = 0.1, 0.5
+GENTLE, RUINED = 0.1, 0.5
 """Of the way from a network's error as trained to that of guessing: what is little, and from where on it is ruined."""
 
 
@@ -72,7 +72,7 @@ class Edit(NamedTuple):
 class Judged(NamedTuple):
     """A run: its error as it is, and with each block left out, and pairs of a stage's like blocks exchanged.
 
-    grain: one image's share of the error.
+    grain: one image's share of the error. drawn: whether there were more pairs.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Judged(NamedTuple):
     grain: float
     without: tuple[Edit, ...]
     exchanged: tuple[Edit, ...]
+    drawn: bool = False
 
 
 def arms(question: Question) -> list[Arm]:
@@ -96,13 +97,14 @@ def arms(question: Question) -> list[Arm]:
 def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     """How much worse each run is with each block left out."""
     groups: dict[str, list[Judged]] = {}
-    say = question.place.say
     if question.runs:
         for run in question.runs:
-            groups[str(run)] = [_judge(run, str(run), 0, say)]
+            groups[str(run)] = [_judge(run, str(run), 0, question)]
     else:
         for arm in outcomes.arms:
-            groups[arm] = [_judge(one.folder, f"{arm}, seed {one.seed}", one.seed, say) for one in outcomes.of(arm)]
+            groups[arm] = [
+                _judge(one.folder, f"{arm}, seed {one.seed}", one.seed, question) for one in outcomes.of(arm)
+            ]
     if not groups:
         return too_little("any network")
     common = _common(groups, lambda run: run.without)
@@ -147,7 +149,9 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
     notes = []
     if len(groups) > 1 and common:
         notes.append(f"Median and worst are over the {len(common)} blocks that all can leave out.")
-    if any(len(runs[0].exchanged) == PAIRS for runs in groups.values()):
+    if len(groups) > 1 and not (common and every):
+        notes.append("Where no edit is common to all, median and worst are over each network's own.")
+    if any(runs[0].drawn for runs in groups.values()):
         notes.append(f"Of the pairs of blocks, {PAIRS} were drawn by chance and exchanged.")
     return Conclusion(
         " ".join(filter(None, sentences)),
@@ -168,10 +172,11 @@ STUDY = Study(
 )
 
 
-def _judge(run: Path, name: str, seed: int, say: Callable[[str], None]) -> Judged:
-    given = open_model(run)
+def _judge(run: Path, name: str, seed: int, question: Question) -> Judged:
+    given = open_model(run, "cpu")
     macs = cost(given.weights.design, given.size).macs
-    looked = judge_run(run, at_most=max(AT_LEAST, min(AT_MOST, MACS // macs)))
+    at_most = max(AT_LEAST, min(AT_MOST, MACS // macs))
+    looked = judge_run(run, device=question.place.here.device, at_most=at_most)
     model, net = looked.model, looked.model.net
 
     def error(edited: Network) -> float:
@@ -179,14 +184,15 @@ def _judge(run: Path, name: str, seed: int, say: Callable[[str], None]) -> Judge
         return 100 - judge(edited, looked.loader, weights.mean, weights.std, chosen=looked.chosen).accuracy_percent
 
     pairs = list(pairs_of_blocks(net))
-    if len(pairs) > PAIRS:
+    if drawn := len(pairs) > PAIRS:
         chosen = set(random.Random(0).sample(range(len(pairs)), PAIRS))
         pairs = [pair for index, pair in enumerate(pairs) if index in chosen]
-    say(f"{name}: judging {len(list(_places(net))) + len(pairs)} edits of it on {len(looked.tally.labels)} images each")
+    edits = len(list(_places(net))) + len(pairs)
+    question.place.say(f"{name}: judging up to {edits} edits of it on {len(looked.tally.labels)} images each")
     without = tuple(Edit(label, number, error(edited)) for label, number, edited in without_blocks(net))
     exchanged = tuple(Edit(label, 0, error(edited)) for label, edited in with_blocks_exchanged(net, pairs))
     grain = 100 / len(looked.tally.labels)
-    return Judged(name, seed, 100 - looked.tally.accuracy_percent, grain, without, exchanged)
+    return Judged(name, seed, 100 - looked.tally.accuracy_percent, grain, without, exchanged, drawn)
 
 
 def without_blocks(net: Network) -> Iterator[tuple[str, int, Network]]:
@@ -264,8 +270,10 @@ def _summary(runs: list[tuple[Edit, ...]], among: set[str]) -> tuple[str, str]:
 
 def _verdict(question: Question, groups: dict[str, list[Judged]], out: set[str], exchanged: set[str]) -> str:
     """Whether the claim holds, where its two networks were trained here: of leaving out, and of exchanging."""
-    if set(groups) != set(KINDS):
+    if question.runs or set(groups) != set(KINDS):
         return ""
+    if not out and not exchanged:
+        return f"{UNTOLD}: the two networks have no block in common that can be left out."
     errors = {kind: statistics.fmean(run.error_percent for run in groups[kind]) for kind in KINDS}
     if poor := learned_little(errors, question.classes):
         return nothing_learned(poor)
@@ -300,10 +308,12 @@ def _judged(spreads: dict[str, Spread], apart: Spread, sure: bool, away: dict[st
         return UNTOLD
     if apart.mean < 0:
         return NOT
-    little = spreads["residual"].mean <= LITTLE * away["residual"]
+    little = spreads["residual"].mean <= GENTLE * away["residual"]
     ruined = spreads["plain"].mean >= RUINED * away["plain"]
     if little and ruined:
         return HOLDS
+    if not little and not ruined:
+        return f"{NOT}, though it is the plain network that suffers more"
     return f"{HALF}, {'but the plain network is not ruined' if little else 'but the residual network suffers too'}"
 
 

@@ -23,13 +23,13 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float], grain: float = 0.0) -> "Spread":
-        """Of some numbers; NaN for none.
+        """Of some numbers; NaN for none, and where one of them is not finite.
 
         grain: the step in which they are measured, such as one image of those held out; numbers that are equal may
         differ by as much, and the standard deviation is at least that of such a rounding.
         """
-        if not values:
-            return cls(math.nan, math.nan, 0)
+        if not values or not all(map(math.isfinite, values)):
+            return cls(math.nan, math.nan, len(values))
         std = max(statistics.stdev(values), grain / math.sqrt(12)) if len(values) > 1 else 0.0
         return cls(statistics.fmean(values), std, len(values))
 
@@ -41,6 +41,11 @@ class Spread(NamedTuple):
 
         reach = float(t.ppf((1 + level) / 2, self.n - 1)) * self.std / math.sqrt(self.n)
         return self.mean - reach, self.mean + reach
+
+    def with_interval(self) -> dict[str, float | int | None]:
+        """As plain data, with the ends of the 95 % interval as low and high, or None."""
+        low, high = self.interval() if self.n > 1 else (None, None)
+        return {**self._asdict(), "low": low, "high": high}
 
     def p_value(self) -> float:
         """How often chance alone gives a mean as far from 0, by Student's t; 1 for fewer than `ENOUGH` numbers."""
@@ -60,8 +65,10 @@ class Spread(NamedTuple):
 
     def gap_text(self, digits: int = 2) -> str:
         """A difference as "+mean (low to high)", the 95 % interval in brackets where there is one; "·" for none."""
+        if not math.isfinite(self.mean):
+            return "·"
         if self.n < 2:
-            return f"{self.mean:+.{digits}f}" if self.n else "·"
+            return f"{self.mean:+.{digits}f}"
         low, high = self.interval()
         return f"{self.mean:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 

@@ -47,12 +47,15 @@ STUDY = Study(
 
 
 def _judge(gaps: Mapping[str, Spread], sure: Mapping[str, bool]) -> str:
-    """Whether pre-activation is better than the original order, and a norm after the addition worse."""
+    """Whether pre-activation is best and a norm after the addition worst, both unlike the original beyond chance."""
     ways = {"full_preact": -1, "bn_after_add": 1}
     found = [way * gaps[arm].mean > 0 for arm, way in ways.items() if arm in gaps and sure[arm]]
     if not all(found):
         return f"{NOT}."
-    return f"{(UNTOLD, HALF, HOLDS)[len(found)]}."
+    by_error = sorted(gaps, key=lambda arm: gaps[arm].mean)
+    if len(found) == len(ways) and (by_error[0], by_error[-1]) == tuple(ways):
+        return f"{HOLDS}."
+    return f"{HALF if found else UNTOLD}."
 
 
 def _ordered(design: Design, order: Order) -> Design:

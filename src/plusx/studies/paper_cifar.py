@@ -11,6 +11,7 @@ from plusx import families
 from plusx.data.published import CIFAR10
 from plusx.errors import InputError
 from plusx.studies import figures
+from plusx.studies.numbers import ENOUGH
 from plusx.studies.question import Conclusion, Question, Study, Table, too_little
 from plusx.studies.trials import Arm, Outcomes
 
@@ -19,9 +20,6 @@ PUBLISHED = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
 
 MEANS = {110: 6.61}
 """Where the paper ran several times (five, ± 0.16) and gives the best in its table: the mean (§4.2)."""
-
-ENOUGH = 3
-"""Seeds that a verdict takes."""
 
 WARM_UP_DEPTH = 110
 """From this depth on the paper starts at a tenth of the learning rate (§4.2)."""

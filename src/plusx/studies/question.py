@@ -14,6 +14,7 @@ from plusx.design import Design
 from plusx.recipe import Recipe
 from plusx.reports import Report
 from plusx.studies.figures import Figure
+from plusx.studies.folder import PAGE
 from plusx.studies.trials import Arm, Outcomes, Place
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Finding(Report):
             **{name: list(getattr(self, name)) for name in lists},
             "tables": [asdict(table) for table in self.tables],
             "folder": str(self.folder),
-            "page": str(self.folder / "study.html"),
+            "page": str(self.folder / PAGE),
         }
 
     def __rich__(self) -> "RenderableType":
@@ -146,5 +147,5 @@ class Finding(Report):
         parts += [Text(note) for note in self.notes]
         parts += [Text(f"Left out: {line}") for line in self.left_out]
         parts += [Text(f"Did not train: {line}") for line in self.failed]
-        parts.append(Text(f"Page: {self.folder / 'study.html'}"))
+        parts.append(Text(f"Page: {self.folder / PAGE}"))
         return Group(*parts)

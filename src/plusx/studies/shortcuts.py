@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from plusx import families
 from plusx.design import Design, Shortcut
 from plusx.studies.arms import HOLDS, LITTLE, NOT, UNTOLD, compared, depth_of
-from plusx.studies.numbers import Spread
+from plusx.studies.numbers import ENOUGH, Spread
 from plusx.studies.question import Conclusion, Question, Study
 from plusx.studies.trials import Arm, Outcomes
 
@@ -59,7 +59,8 @@ def _judge(gaps: Mapping[str, Spread], sure: Mapping[str, bool]) -> str:
     far = [arm for arm, gap in gaps.items() if sure[arm] and abs(gap.mean) > LITTLE]
     if far:
         return f"{NOT}: {far[0]} is {abs(gaps[far[0]].mean):.2f} points from A."
-    if all(gap.n > 1 and max(map(abs, gap.interval())) < LITTLE for gap in gaps.values()):
+    near = [arm for arm, gap in gaps.items() if gap.n >= ENOUGH and max(map(abs, gap.interval())) < LITTLE]
+    if len(near) == len(SHORTCUTS) - 1:
         return f"{HOLDS}: each is within {LITTLE:g} point of A."
     return f"{UNTOLD}."
 

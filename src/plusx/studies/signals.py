@@ -42,7 +42,7 @@ from plusx.run_folder import kept_epochs
 from plusx.studies import figures
 from plusx.studies.arms import HALF, HOLDS, NOT, UNTOLD
 from plusx.studies.degradation import KINDS, deepened, named
-from plusx.studies.numbers import Spread
+from plusx.studies.numbers import ENOUGH, Spread
 from plusx.studies.question import Conclusion, Question, Study, Table
 from plusx.studies.trials import Arm, Outcome, Outcomes
 
@@ -165,7 +165,7 @@ def conclude(question: Question, outcomes: Outcomes) -> Conclusion:
         (table,),
         tuple(_figures(names, states, measured)),
         {"networks": list(numbers)},
-        _NOTES + ((_ONE_SEED,) if question.seeds == 1 else ()),
+        _NOTES + ((_FEW,) if min(map(len, measured.values())) < ENOUGH else ()),
     )
 
 
@@ -195,7 +195,7 @@ _NOTES = (
     f"Vanished: less than {VANISHED:g} of it reaches the first blocks.",
 )
 
-_ONE_SEED = "One seed does not tell how much of this is chance."
+_FEW = f"Of fewer than {ENOUGH} seeds it is not known how much is chance."
 
 STUDY = Study(
     name="signals",
@@ -282,7 +282,7 @@ class _Batch(NamedTuple):
 
 
 def _likeness(gradient: Tensor) -> float:
-    """However small they are, for each is scaled first; NaN where there is no gradient at all."""
+    """However small they are, for each is scaled first; NaN where one of the images has no gradient."""
     one, two = (half - half.mean(1, keepdim=True) for half in gradient.flatten(1).chunk(2))
     one, two = (half / half.abs().amax(1, keepdim=True) for half in (one, two))
     return float(functional.cosine_similarity(one, two).mean())

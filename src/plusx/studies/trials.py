@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -50,6 +50,9 @@ PATIENCE_SECONDS = 5.0
 _NODE, _PROCESS = platform.node(), f"{os.getpid()}-{secrets.token_hex(4)}"  # containers may have the same pids
 
 T = TypeVar("T")
+
+Part = Literal["train", "held_out"]
+"""Of the images: what an error is an error of."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,10 @@ class Outcome:
 
 
 class Outcomes:
-    """What trials gave, by arm; those that failed are kept apart. held_out: images that errors are measured on."""
+    """What trials gave, by arm; those that failed are kept apart. trained, held_out: images errors are measured on."""
 
-    def __init__(self, outcomes: Iterable[Outcome], held_out: float = math.inf) -> None:
-        every, self._grain = list(outcomes), 100 / held_out
+    def __init__(self, outcomes: Iterable[Outcome], trained: float = math.inf, held_out: float = math.inf) -> None:
+        every, self._grain = list(outcomes), {"train": 100 / trained, "held_out": 100 / held_out}
         self.failed = [one for one in every if one.failed]
         self.whole = [one for one in every if not one.failed]
 
@@ -137,17 +140,17 @@ class Outcomes:
         """Of a value over an arm's seeds."""
         return Spread.of([value(one) for one in self.of(arm)])
 
-    def gap(self, arm: str, less: str, value: Callable[[Outcome], float]) -> Spread:
+    def gap(self, arm: str, less: str, value: Callable[[Outcome], float], of: Part = "held_out") -> Spread:
         """How much larger it is for one arm than for another; see `between`."""
-        return self.between(self.by_seed(arm, value), self.by_seed(less, value))
+        return self.between(self.by_seed(arm, value), self.by_seed(less, value), of)
 
     def by_seed(self, arm: str, value: Callable[[Outcome], float]) -> dict[int, float]:
         """A value of each of an arm's trials."""
         return {one.seed: value(one) for one in self.of(arm)}
 
-    def between(self, more: Mapping[int, float], less: Mapping[int, float]) -> Spread:
-        """How much larger errors are than others, seed by seed; no surer than one image's weight."""
-        return gap(more, less, self._grain)
+    def between(self, more: Mapping[int, float], less: Mapping[int, float], of: Part = "held_out") -> Spread:
+        """How much larger errors are than others, seed by seed; no surer than the weight of one image of that part."""
+        return gap(more, less, self._grain[of])
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class Place:
     data: str
     dataset: Dataset
     images: str
+    trained: int
     held_out: int
     here: Ranks
     say: Callable[[str], None]
@@ -213,9 +217,10 @@ class Place:
             return None
         return Outcome(trial.arm.name, trial.seed, run, epochs, seconds, failed)
 
-    def was_done(self, trial: Trial) -> bool:
-        """Whether it ran to its end, whatever is left of it."""
-        return self._result(trial).exists()
+    def forget(self, trial: Trial) -> None:
+        """Take away a training of which something is missing."""
+        self._result(trial).unlink(missing_ok=True)
+        shutil.rmtree(self.run(trial), ignore_errors=True)
 
     def _result(self, trial: Trial) -> Path:
         return self.folder / "results" / f"{trial.name}.json"
@@ -337,11 +342,11 @@ def carry_out(plan: Schedule, place: Place, budget_s: float) -> tuple[Outcomes, 
             time.sleep(POLL_SECONDS)
     found = [(trial, place.outcome(trial)) for trial in plan.trials]
     missing = tuple(f"{trial.arm.name}, seed {trial.seed} (out of time)" for trial, one in found if one is None)
-    return Outcomes((one for _, one in found if one is not None), place.held_out), missing
+    return Outcomes((one for _, one in found if one is not None), place.trained, place.held_out), missing
 
 
 def _run(trial: Trial, place: Place) -> Outcome:
-    """Train, or go on training; anew where something is missing of a training that was done.
+    """Train, or go on training; anew where something is missing that going on does not bring back.
 
     What does not train (its steps are not finite) is an outcome too.
     """
@@ -349,8 +354,6 @@ def _run(trial: Trial, place: Place) -> Outcome:
     how: dict[str, Any] = {"device": str(place.here.device), "keep_every": trial.arm.keep_every, "show": False}
     try:
         run = None
-        if place.was_done(trial):
-            shutil.rmtree(folder, ignore_errors=True)
         if (folder / run_folder.CHECKPOINTS_FOLDER).is_dir():
             try:
                 run = train(resume=folder, **how)
@@ -358,8 +361,8 @@ def _run(trial: Trial, place: Place) -> Outcome:
                 if newest(folder) is not None:
                     raise
                 run = None  # nothing whole was left of it
-        if run is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if run is None or not _has_weights(folder, trial.arm, len(run.history)):
+            place.forget(trial)
             run = train(place.data, design=trial.arm.design, recipe=trial.recipe, out=folder, **how)
     except DivergedError as problem:
         return Outcome(trial.arm.name, trial.seed, folder, (), time.perf_counter() - started, str(problem))
