@@ -4,10 +4,10 @@ Claim: a bottleneck of the same width takes far fewer parameters and multiply-ad
 doing worse; so deep networks are built of it.
 Source: arXiv 1512.03385, §4.1 ("Deeper Bottleneck Architectures") and Figure 5.
 Command: plusx study economy [--depth 20] [--design FILE] [--data cifar10]
-Run on: 2 cores of an AMD EPYC, torch 2.13.0, 24 November 2026, digits, 20 epochs, --seeds 10; 6 minutes.
+Run on: 2 cores of an AMD EPYC, torch 2.13.0, 26 November 2026, digits, 20 epochs, --seeds 10; 9 minutes beside others.
 Result, held-out error in percent: building blocks 1.56 ± 0.65; bottlenecks of equal width 2.51 ± 0.78 (worse by 0.95
-points, 95 % interval 0.18 to 1.72, at 0.07 of the parameters and 1.1 times the time), of equal latency 2.90 ± 0.82
-(worse by 1.34, 0.56 to 2.11), of equal macs and params 2.20 ± 0.74 (2.3 times the time; not to be told apart).
+points, 95 % interval 0.18 to 1.72, at 0.07 of the parameters and 0.9 times the time), of equal latency 2.90 ± 0.82
+(worse by 1.34, 0.56 to 2.11), of equal macs and params 2.20 ± 0.74 (2.1 times the time; not to be told apart).
 """
 
 import math
