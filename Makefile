@@ -25,7 +25,7 @@ demo: $(VENV)/installed
 	$(BIN)/plusx predict demo/run demo/images/*.png
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -668,14 +668,27 @@ def refused(port: int) -> bool:
         return asking.connect_ex(("127.0.0.1", port)) != 0
 
 
+SLOWLY_ENDED = """
+import uvicorn
+_run_server = uvicorn.Server.run
+uvicorn.Server.run = lambda *given, **named: (_run_server(*given, **named), time.sleep(3))
+"""
+
+
 @pytest.mark.parametrize(
-    ("number", "drain", "code"), [(signal.SIGINT, 29, 130), (signal.SIGTERM, 29, 143), (None, 2, 0)]
+    ("number", "drain", "more", "code"),
+    [
+        (signal.SIGINT, 29, "", 130),
+        pytest.param(signal.SIGINT, 29, SLOWLY_ENDED, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 29, "", 143, marks=pytest.mark.slow),
+        (None, 2, "", 0),
+    ],
 )
 def test_an_engine_that_is_stuck_does_not_keep_it(
-    colours: tuple[Path, Run], number: signal.Signals | None, drain: int, code: int
+    colours: tuple[Path, Run], number: signal.Signals | None, drain: int, more: str, code: int
 ) -> None:
     """A second signal ends it though all clients are gone; without one it ends after a while."""
-    with serving(colours[1].folder, "--deadline-ms", "300", code=f"{STUCK_ENGINE} {drain}") as served:
+    with serving(colours[1].folder, "--deadline-ms", "300", code=f"{STUCK_ENGINE} {drain}{more}") as served:
         assert served.ask("POST", "/predict", RED)[0] == 504
         served.process.send_signal(number or signal.SIGINT)
         until = time.monotonic() + 30

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -166,9 +167,13 @@ def _run(app: Any, listening: socket.socket) -> None:
                 self.waiting = None
 
     class Ending(uvicorn.Server):
-        """Knows until when it may take to end."""
+        """Knows until when it may take to end, and which signals it took."""
 
         until = 0.0
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            taken[sig] += 1
+            super().handle_exit(sig, frame)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             self.until = time.monotonic() + DRAIN_SECONDS
@@ -185,8 +190,8 @@ def _run(app: Any, listening: socket.socket) -> None:
         timeout_graceful_shutdown=DRAIN_SECONDS,
         limit_concurrency=1000,
     )
-    # uvicorn ends by raising again the signals that it took
-    before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGTERM, signal.SIGINT)}
+    taken, came = Counter[int](), Counter[int]()
+    before = {each: signal.signal(each, lambda sig, _: came.update([sig])) for each in (signal.SIGTERM, signal.SIGINT)}
     running, finished = Ending(settings), False
     try:
         running.run(sockets=[listening])
@@ -196,6 +201,8 @@ def _run(app: Any, listening: socket.socket) -> None:
     try:
         if running.force_exit:  # a second Ctrl-C
             raise KeyboardInterrupt
+        for late in came - taken:  # uvicorn ends by raising again those that it took; others came after that
+            signal.raise_signal(late)
         finished = app.state.server.stop(max(0.0, running.until - time.monotonic()))  # or the second one comes now
     finally:
         if not finished:
