@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -312,7 +312,7 @@ class _Found(NamedTuple):
 
 def _measured(each: Candidate, batch: int, threads: int, seconds: float) -> "_Found | str":
     """What `_measure` found in a process of its own, or why it found nothing."""
-    context = get_context("spawn")
+    context = _context()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(there, each, batch, threads, seconds))
     process.start()
@@ -329,6 +329,15 @@ def _measured(each: Candidate, batch: int, threads: int, seconds: float) -> "_Fo
         process.kill()
         process.join()
     return found
+
+
+def _context() -> Any:
+    """How processes are begun: forked from one that has imported what they need and run nothing, where that can be."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _measure(told: Any, each: Candidate, batch: int, threads: int, seconds: float) -> None:
