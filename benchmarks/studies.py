@@ -1,7 +1,8 @@
 """What a study costs beside its trainings, and what measuring signals costs beside a training step.
 
-Result, 24 November 2026, on 2 shared cores of an "AMD EPYC", torch 2.13.0+cpu: the study took 109.4 s and its 15
-trainings 107.1 s, ratio 1.022; signals took 267 ms and a step 211 ms, ratio 1.28 (1.05 to 1.29, n = 9).
+Result, 26 November 2026, on 2 shared cores of an "AMD EPYC", torch 2.13.0+cpu: the study took 182.4 s and its 15
+trainings 179.3 s, ratio 1.013 (1.012 to 1.024, n = 3); signals took 639 ms and a step 518 ms, ratio 1.23 (1.09 to 1.41,
+n = 9).
 
     python benchmarks/studies.py [--epochs 20] [--seeds 3] [--turns 3] [--rounds 9] [--json]
 
