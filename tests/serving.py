@@ -49,9 +49,7 @@ class Served:
 @contextmanager
 def serving(source: str | Path, *options: str, code: str = "") -> Iterator[Served]:
     """`plusx serve` on a free port until the block ends. code: Python that runs first in its process."""
-    heard = (
-        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"  # not ignored, as in a shell's "&"
-    )
+    heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"  # which a shell's "&" ignores
     start = f"{heard}\n{code}\nimport sys\nfrom plusx.cli import main\nsys.exit(main(['serve', *sys.argv[1:]]))"
     words = [sys.executable, "-c", start, str(source), "--port", "0", *options]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)

@@ -694,6 +694,7 @@ def test_an_engine_that_is_stuck_does_not_keep_it(
         until = time.monotonic() + 30
         while not refused(served.port) and time.monotonic() < until:
             time.sleep(0.05)
+        assert refused(served.port)
         time.sleep(1)  # by now it waits for the engine alone
         start = time.monotonic()
         if number is not None:

@@ -637,7 +637,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "would do" in wrong.stderr
 
 
-# what a review found
+# commands, folders, and what is damaged, lost or missing
 
 
 @pytest.mark.parametrize("options", [{"epochs": 2}, {"design": True}])

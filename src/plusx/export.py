@@ -5,11 +5,9 @@
 Nothing is left behind of an export that does not give what the network gives.
 """
 
-import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +21,9 @@ from plusx.artefact import KEY, SUFFIXES, Card, Format, detect_format
 from plusx.checkpoint import Weights, is_plusx_file
 from plusx.engines import Array, Engine, open_engine
 from plusx.errors import InputError, PlusxError, WorkError, check_one_of
-from plusx.files import flush
 from plusx.inference import Model, given_path, logits, open_model
 from plusx.lowering import OPSET, card_of, lower_onnx, lower_openvino, metadata, openvino, program
+from plusx.placing import beside, put
 from plusx.quantise import Quantised, quantise
 from plusx.reports import Report
 from plusx.samples import gather
@@ -192,7 +190,7 @@ def export(
     folded = fold(model.net)
     folding = _difference(own, logits(folded, samples.images, card.mean, card.std).numpy())
     quantised = None
-    with _beside(path) as folder:
+    with beside(path) as folder:
         file = folder / (path.name if to != "triton" else "model.onnx")
         try:
             if int8:
@@ -210,7 +208,7 @@ def export(
         _refuse_far(path, folding, difference, int8=int8)
         if to == "triton":
             write_repository(folder, file, card)
-        files = _put(folder, path, whole=to == "triton")
+        files = put(folder, path, whole=to == "triton")
     size = sum(file.stat().st_size for file in files)
     opset = OPSET if kind == "onnx" else None
     return Exported(
@@ -337,73 +335,6 @@ def _is_marked(weights: Path) -> bool:
     with weights.open("rb") as file:
         file.seek(max(0, weights.stat().st_size - len(_MARK)))
         return file.read() == _MARK
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A folder on the same disk, gone afterwards."""
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        folder.mkdir(0o700)  # within: a signal may come before tempfile.mkdtemp would give its name
-        yield folder
-    except OSError as problem:
-        ours = problem.filename in (None, str(folder))
-        what = f"writing {path}" if ours else f"export to {path}: {problem.filename}"
-        raise WorkError(f"{what}: {problem.strerror or problem}") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put(folder: Path, path: Path, *, whole: bool) -> list[Path]:
-    """Move what was written to its place, else leave there what was; the file to open comes first here."""
-    if whole:
-        path.mkdir(exist_ok=True)
-    home = path if whole else path.parent
-    names = sorted(
-        (each.name for each in folder.iterdir() if each.is_dir() == whole), key=lambda name: name == path.name
-    )
-    for each in (*folder.rglob("*"), home):
-        flush(each)
-    if not whole and names == [path.name]:  # one file takes another's place at once
-        _move(path.name, folder, home)
-    else:
-        _exchange(names, folder, home)
-    if whole:
-        files = (file for file in (home / names[0]).rglob("*") if file.is_file())
-        return sorted(files, key=lambda file: file.suffix != ".onnx")
-    return [home / name for name in reversed(names)]
-
-
-def _exchange(names: Sequence[str], folder: Path, home: Path) -> None:
-    """Move what `folder` holds to `home`, else leave there what was.
-
-    The file to open is the last of names. It comes last and is the first to go: killed on the way, this leaves no file
-    to open rather than one with another's weights, and beside it what was there, in a folder that ends in .old.
-    """
-    aside = folder.with_name(f"{folder.name}.old")
-    aside.mkdir()
-    try:
-        for name in reversed(names):
-            _move(name, home, aside)
-        for name in names:
-            _move(name, folder, home)
-    except BaseException:
-        for name in reversed(names):
-            if not (folder / name).exists():
-                _move(name, home, folder)
-        for name in names:
-            _move(name, aside, home)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _move(name: str, start: Path, end: Path) -> None:
-    """Rename what is there, for good before anything follows."""
-    if (start / name).exists():
-        (start / name).rename(end / name)
-        flush(end)
-        flush(start)
 
 
 def _answers(engine: Engine, images: Tensor) -> Array:

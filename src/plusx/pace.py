@@ -33,8 +33,7 @@ def run_seconds(plan: Plan, here: Ranks) -> float:
     """Seconds that the steps of a plan and the judging of its held-out images take on this device.
 
     Measured on noise, by the lower quartile of some steps, since what else the machine does makes single ones slow: it
-    is rather too short than too long.
-    Opening the data and writing the report come on top.
+    is rather too short than too long. Opening the data and writing the report come on top.
     """
     batch, channels = math.ceil(len(plan.images) / plan.steps_each), plan.design.stem.in_channels
     images = torch.randint(0, 256, (batch, channels, plan.size, plan.size), dtype=torch.uint8, device=here.device)

@@ -105,18 +105,17 @@ def study(
     Raises InputError for options that do not fit, a budget too small for one seed, and an `out` that holds anything
     else; what `plusx.train` raises.
     """
-    runs = (runs,) if isinstance(runs, str | Path) else tuple(runs)
-    paths = tuple(given_path("runs", run) for run in runs)
+    paths = tuple(given_path("runs", run) for run in ((runs,) if isinstance(runs, str | Path) else runs))
     depths = (depths,) if isinstance(depths, int) else tuple(depths)
     given = {"depths": depths, "depth": depth, "design": design}
     how = {"data": data, "recipe": recipe, "epochs": epochs, "seeds": None if seeds == SEEDS else seeds}
     how["budget"] = None if budget == BUDGET else budget
     if name == "list":
-        _refuse("list", {"runs": runs, **given, **how, "out": out, "device": device})
+        _refuse("list", {"runs": paths, **given, **how, "out": out, "device": device})
         return StudyList(tuple(map(_load, NAMES)))
     chosen = _load(name)
-    _check(chosen, seeds, runs=runs, **given)
-    if runs:
+    _check(chosen, seeds, runs=paths, **given)
+    if paths:
         _refuse(f"{name} of runs", {**given, **how})
     budget_s, started = parse_duration(budget), time.perf_counter()
     display = Display(show)
@@ -129,7 +128,7 @@ def study(
         images, held_out, _ = dataset.split(plan.split.held_out, plan.split.seed)
         which, own = images_digest(images, held_out), None if design is None else _design(design)
         asked: Asked = {"study": chosen.name}
-        if runs:
+        if paths:
             asked["runs"] = [str(run.absolute()) for run in paths]
         else:
             asked |= {"images": which, "design": own and own.digest, "recipe": plan.model_dump(mode="json")}
