@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
+from plusx.design import Design
 from plusx.studies import figures
 from plusx.studies.numbers import ENOUGH, Spread, beyond_chance
 from plusx.studies.question import Conclusion, Question, Table, too_little
@@ -9,6 +10,9 @@ from plusx.studies.trials import Outcome, Outcomes
 
 HOLM = "at 95 % over all comparisons (Holm)"
 """How differences of several arms are judged; see `numbers.beyond_chance`."""
+
+KINDS = ("plain", "residual")
+"""What studies of depth set side by side."""
 
 LITTLE = 1.0
 """Points of error: networks that differ by less differ little."""
@@ -54,6 +58,22 @@ def listed(names: Iterable[str]) -> str:
 def depth_of(question: Question, usual: int) -> int:
     """The depth asked for."""
     return usual if question.depth is None else question.depth
+
+
+def deepened(design: Design, times: int) -> Design:
+    """A Design with `times` as many blocks in every stage."""
+    stages = tuple(stage.replace(depth=stage.depth * times) for stage in design.stages)
+    return design if times == 1 else design.replace(name=f"{design.name or 'design'}-x{times}", stages=stages)
+
+
+def named(question: Question, kind: str, depth: int) -> str:
+    """The network's name in a study: "plain 56", or "plain ×2" of a Design of the user's own."""
+    return f"{kind} {depth_label(question, depth)}"
+
+
+def depth_label(question: Question, depth: int) -> str:
+    """A depth, which with a Design of the user's own is a multiple."""
+    return str(depth) if question.design is None else f"×{depth}"
 
 
 def train_error(outcome: Outcome) -> float:

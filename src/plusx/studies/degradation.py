@@ -21,11 +21,15 @@ from plusx.studies.arms import (
     FEW,
     HALF,
     HOLDS,
+    KINDS,
     LITTLE,
     NOT,
     UNTOLD,
+    deepened,
+    depth_label,
     held_out_error,
     learned_little,
+    named,
     nothing_learned,
     train_error,
 )
@@ -36,8 +40,6 @@ from plusx.studies.trials import Arm, Outcomes
 DEPTHS = (20, 32, 44, 56)
 MULTIPLES = (1, 2, 4)
 """Of the blocks in each stage of a Design of the user's own."""
-
-KINDS = ("plain", "residual")
 
 
 def arms(question: Question) -> list[Arm]:
@@ -109,12 +111,6 @@ STUDY = Study(
 )
 
 
-def deepened(design: Design, times: int) -> Design:
-    """A Design with `times` as many blocks in every stage."""
-    stages = tuple(stage.replace(depth=stage.depth * times) for stage in design.stages)
-    return design if times == 1 else design.replace(name=f"{design.name or 'design'}-x{times}", stages=stages)
-
-
 def _depths(question: Question) -> tuple[int, ...]:
     depths = question.depths or (DEPTHS if question.design is None else MULTIPLES)
     if len(set(depths)) < 2 or min(depths) < 1:
@@ -128,16 +124,6 @@ def _deep(question: Question, depth: int) -> Design:
     if not all(stage.block.skip for stage in question.design.stages):
         raise InputError(f"design {question.design.name!r}: it has plain blocks; give the residual network")
     return question.fitting(deepened(question.design, depth))
-
-
-def named(question: Question, kind: str, depth: int) -> str:
-    """The network's name in a study: "plain 56", or "plain ×2" of a Design of the user's own."""
-    return f"{kind} {depth_label(question, depth)}"
-
-
-def depth_label(question: Question, depth: int) -> str:
-    """A depth, which with a Design of the user's own is a multiple."""
-    return str(depth) if question.design is None else f"×{depth}"
 
 
 def _apart(outcomes: Outcomes, question: Question, ends: tuple[int, int]) -> Spread:

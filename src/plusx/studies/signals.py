@@ -40,8 +40,7 @@ from plusx.network import Network, build
 from plusx.plan import make_plan
 from plusx.run_folder import kept_epochs
 from plusx.studies import figures
-from plusx.studies.arms import HALF, HOLDS, NOT, UNTOLD
-from plusx.studies.degradation import KINDS, deepened, named
+from plusx.studies.arms import HALF, HOLDS, KINDS, NOT, UNTOLD, deepened, named
 from plusx.studies.numbers import ENOUGH, Spread
 from plusx.studies.question import Conclusion, Question, Study, Table
 from plusx.studies.trials import Arm, Outcome, Outcomes
