@@ -294,13 +294,13 @@ def _verdict(question: Question, groups: dict[str, list[Judged]], out: set[str],
     sure = beyond_chance([apart for _, _, apart in deeds])
     away = {kind: guesses(question.classes) - error for kind, error in errors.items()}
     return " ".join(
-        f"{_judged(spreads, apart, one, away)}: {said} costs, in the median, {spreads['residual'].text()} points of "
+        f"{_holds(spreads, apart, one, away)}: {said} costs, in the median, {spreads['residual'].text()} points of "
         f"the residual network and {spreads['plain'].text()} of the plain one."
         for (said, spreads, apart), one in zip(deeds, sure, strict=True)
     )
 
 
-def _judged(spreads: dict[str, Spread], apart: Spread, sure: bool, away: dict[str, float]) -> str:
+def _holds(spreads: dict[str, Spread], apart: Spread, sure: bool, away: dict[str, float]) -> str:
     """away: each network's error as trained, from that of guessing."""
     if apart.n < ENOUGH:
         return f"{UNTOLD} ({FEW})"
